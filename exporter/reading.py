@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 ContendedBy = Literal["queue", "model", "gpu"]
 
@@ -32,6 +32,29 @@ class ThrottleReason(StrEnum):
     HW_THERMAL = "hw_thermal"
     HW_POWER_BRAKE = "hw_power_brake"
     HW_SLOWDOWN = "hw_slowdown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came of one request. Times are `time.perf_counter` seconds."""
+
+    started_at: float
+    ended_at: float
+    """When the chain returned; of a cut stream the deadline."""
+    chunk_times: tuple[float, ...]
+    """When each chunk of text or thinking arrived."""
+    chunk_texts: tuple[str, ...]
+    """Empty for a chunk of thinking, whose text only the final chunk brings."""
+    final: Mapping[str, Any] | None
+    """The final chunk's fields (durations in ns); None where the stream ended without one, or was cut."""
+    thinking: str
+    cut: bool
+    """Whether the deadline ended it."""
+
+    @property
+    def text(self) -> str:
+        """The answer, as far as it came."""
+        return "".join(self.chunk_texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,124 @@
+"""How a target is reached: its transport, and the credentials that its configuration names and no others."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections.abc import AsyncIterator, Generator
+from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx
+
+from exporter import __version__
+from exporter.plan import TargetPlan
+
+LINE_BYTES_MAX = 8 * 2**20
+"""A longer line is no answer of Ollama's: the longest, a final chunk with the `context` of 128k tokens, is 1 MB."""
+CONNECT_SECONDS = 5.0
+
+
+@cache
+def _default_ssl_context() -> ssl.SSLContext:
+    """Return the one context for all targets without TLS settings of their own: building one takes 28 ms."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def _ssl_context(plan: TargetPlan) -> ssl.SSLContext:
+    if plan.insecure_skip_verify:
+        return httpx.create_ssl_context(verify=False, trust_env=False)
+    if plan.ca_file is not None:
+        return ssl.create_default_context(cafile=str(plan.ca_file))
+    return _default_ssl_context()
+
+
+class TargetAuth(httpx.Auth):
+    """Puts on each request what the target's configuration names, and takes off what the environment put there.
+
+    The Ollama client sends `OLLAMA_API_KEY` as a bearer token on its own account. Secret files are read anew for each
+    request, so that a rotated secret needs no reload; a file that cannot be read raises OSError.
+    """
+
+    def __init__(self, plan: TargetPlan) -> None:
+        self._plan = plan
+        self._secrets: set[str] = {value for value in (*plan.headers.values(), plan.password) if value}
+
+    def _credentials(self) -> str | None:
+        plan = self._plan
+        if plan.bearer_token_file is not None:
+            token = plan.bearer_token_file.read_text().strip()
+            self._secrets.add(token)
+            return f"Bearer {token}"
+        if plan.username is not None:
+            password = plan.password_file.read_text().strip() if plan.password_file else plan.password or ""
+            encoded = base64.b64encode(f"{plan.username}:{password}".encode()).decode()
+            self._secrets.update({password, encoded})
+            return f"Basic {encoded}"
+        return None
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Set this program's name, the configured headers and the credentials; compressed answers are not wanted."""
+        request.headers.pop("authorization", None)
+        request.headers["user-agent"] = f"ollama-throughput-exporter/{__version__}"
+        request.headers["accept-encoding"] = "identity"  # a proxy that compresses holds chunks back
+        request.headers.update(self._plan.headers)
+        credentials = self._credentials()
+        if credentials is not None:
+            request.headers["authorization"] = credentials
+        yield request
+
+    def redact(self, text: str) -> str:
+        """Return the text with every secret that this target was ever sent replaced."""
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            if secret:
+                text = text.replace(secret, "<secret>")
+        return text
+
+
+class _BoundedLines(httpx.AsyncByteStream):
+    """A response body that may flow for ever but has no line without end."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        line_bytes = 0
+        async for data in self._stream:
+            newline = data.rfind(b"\n")
+            line_bytes = line_bytes + len(data) if newline < 0 else len(data) - newline - 1
+            if line_bytes > LINE_BYTES_MAX:
+                message = f"a line of more than {LINE_BYTES_MAX} bytes"
+                raise httpx.RemoteProtocolError(message)
+            yield data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class TargetTransport(httpx.AsyncHTTPTransport):
+    """A transport without proxies, with lines of bounded length and a new connection for each request.
+
+    Probes are minutes apart: a connection kept open is one more thing that can be dead when it is used again.
+    """
+
+    def __init__(self, plan: TargetPlan) -> None:
+        super().__init__(
+            verify=_ssl_context(plan), trust_env=False, limits=httpx.Limits(max_keepalive_connections=0), retries=0
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request; the body of its response is bounded."""
+        response = await super().handle_async_request(request)
+        if isinstance(response.stream, httpx.AsyncByteStream):
+            response.stream = _BoundedLines(response.stream)
+        return response
+
+
+def no_cookies() -> CookieJar:
+    """Return a jar that keeps nothing: what a server sets is never sent back."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
+def request_timeout() -> httpx.Timeout:
+    """Return the limits within a request. There is none for reading: the probe's own deadline stands over it all."""
+    return httpx.Timeout(connect=CONNECT_SECONDS, read=None, write=10.0, pool=CONNECT_SECONDS)
