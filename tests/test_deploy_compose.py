@@ -43,7 +43,7 @@ def resolve(files: list[str], profile: str | None, **environment: str) -> dict[s
     return project
 
 
-@pytest.mark.parametrize("files", FILES, ids=lambda files: "+".join(files))
+@pytest.mark.parametrize("files", FILES, ids="+".join)
 @pytest.mark.parametrize(
     ("profile", "services"),
     [
@@ -56,7 +56,7 @@ def resolve(files: list[str], profile: str | None, **environment: str) -> dict[s
 def test_every_combination_of_files_and_profiles_is_valid(
     files: list[str], profile: str | None, services: set[str]
 ) -> None:
-    """Each is accepted without a warning and starts what it says; the demo starts neither Ollama nor asks for a card."""
+    """Each is accepted without a warning and starts what it says; the demo needs neither Ollama nor a card."""
     project = resolve(files, profile)
     assert set(project["services"]) == services
     wants_cards = {

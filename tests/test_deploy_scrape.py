@@ -13,6 +13,7 @@ from programs import Release, releases
 
 FOLDER = Path(__file__).parent.parent / "deploy/prometheus"
 PORT = "10434"
+JOB = "ollama-throughput"
 
 
 def newest() -> Release:
@@ -40,7 +41,7 @@ def test_every_prometheus_accepts_it(name: str) -> None:
 
 
 def test_kubernetes_discovery_is_accepted() -> None:
-    """Prometheus 3 takes it. (Debian builds its Prometheus 2 without Kubernetes discovery.)"""
+    """Prometheus 3 takes it; Debian builds its Prometheus 2 without Kubernetes discovery."""
     if newest().major < 3:
         pytest.skip(f"Prometheus {newest().version} of this machine may be built without Kubernetes discovery")
     assert "SUCCESS" in check(newest().promtool, FOLDER / "scrape-kubernetes.yml")
@@ -65,8 +66,13 @@ def test_every_target_has_the_exporters_port() -> None:
 
 def test_instance_is_the_host_in_a_fleet() -> None:
     """Relabelling leaves the host without its port, so that a host's exporters share one `instance`."""
-    command = [newest().promtool, "check", "service-discovery", "--timeout=1s", FOLDER / "scrape-fleet.yml"]
-    outcome = subprocess.run([*command, "ollama-throughput"], capture_output=True, text=True, check=True, timeout=60)
+    outcome = subprocess.run(
+        [newest().promtool, "check", "service-discovery", "--timeout=1s", FOLDER / "scrape-fleet.yml", JOB],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     found = [target["labels"] for target in json.loads(outcome.stdout)]
     assert {(labels["instance"], labels["__address__"], labels["datacenter"]) for labels in found} >= {
         ("gpu-01", f"gpu-01:{PORT}", "a"),
