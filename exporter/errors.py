@@ -29,6 +29,27 @@ class Reason(StrEnum):
     INTERNAL = "internal"
 
 
+REMEDIES: dict[Reason, str] = {
+    Reason.CONNECT: "is Ollama running there, and does a firewall or OLLAMA_HOST on its side keep it to loopback?",
+    Reason.DENIED: "set bearer_token_file, basic_auth or headers of this target; a foreign Host name is refused too",
+    Reason.MODEL_MISSING: "pull the model there with `ollama pull`, or configure one that is installed",
+    Reason.UNSUPPORTED: "this model cannot generate text so: leave it out, or set `reasoning: false`",
+    Reason.LOAD_TIMEOUT: "look at Ollama's log; a slow disk needs a longer `load_timeout`",
+    Reason.OUT_OF_MEMORY: "free GPU memory (`ollama ps`), or take a smaller model or context",
+    Reason.BUSY: "the server has too many requests waiting: probe less often, or give it less work",
+    Reason.NO_FIRST_TOKEN: "the server answers but does not generate: a hung runner or a slot that is always busy; "
+    "see Ollama's log and `nvidia-smi`",
+    Reason.STALLED: "generating stopped in the middle: see Ollama's log and `dmesg` for the GPU's errors (Xid)",
+    Reason.TIMEOUT: "too slow for the deadline: is the model on the CPU (`ollama ps`)? If that is meant so, "
+    "raise `timeout`",
+    Reason.HTTP: "the server answered with an error: see Ollama's log",
+    Reason.PROTOCOL: "the answer is not what Ollama sends: is a proxy between, or did its runner die? See Ollama's log",
+    Reason.SHORT: "the model stopped before 16 tokens, too few to measure: choose another `question` or model",
+    Reason.INTERNAL: "this is a fault of the exporter: please report it with the traceback in its log",
+}
+"""What to do about each, in words, where nothing more particular is known."""
+
+
 class ExporterError(Exception):
     """Anything this program says on purpose."""
 
