@@ -1,10 +1,25 @@
 """Which GPU ran a model, and how it fared meanwhile: the seam between a probe and a vendor's library.
 
-A second vendor fits in as another `Gpus`, chosen in `open_gpus`.
+A second vendor fits in as another `Gpus`, chosen in `open_gpus`; nothing of the first has to change. The rules that
+hold for any vendor (who ran the model, who else was there, what is remembered) are in `attribution`, `contention` and
+`labels`, and read the plain values of `evidence`. A reader for AMD's sysfs would have to provide, for each card under
+`/sys/class/drm/card*/device`:
+
+* identity: `unique_id` as the uuid, the marketing name (`product_name`), the PCI address and the driver's version;
+* a sample that costs well under a millisecond: `gpu_busy_percent`, the shader clock (`hwmon/*/freq1_input`), the
+  highest of `temp*_input`, and power (`power1_average`, or `power1_input` where the card has it);
+* counters read at the first token and at the last, where there are any: energy (`energy1_input`, microjoules) and the
+  throttle times of `gpu_metrics`; without them the samples are integrated, as for an NVIDIA card that has none;
+* which processes hold memory on the card and their engine time (`drm-engine-compute` and `drm-memory-vram` in
+  `/proc/<pid>/fdinfo/*`, matched by `drm-pdev`), which gives the mean share of each process during a probe;
+* memory in use (`mem_info_vram_used`), and bus width and memory clock for the peak bandwidth.
+
+It is not built: no figure of it has been seen on such a card.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,6 +55,14 @@ class Subject:
     """What `/api/ps` claims; it can be wrong."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """How the `gpu` label of a model would be chosen now, and why so."""
+
+    label: str
+    reason: str
+
+
 class Watch(Protocol):
     """One probe being watched. Its methods are called on the event loop and return at once, but for `finish`."""
 
@@ -62,8 +85,24 @@ class Gpus(Protocol):
     async def watch(self, subject: Subject) -> Watch:
         """Begin to watch, just before the request is sent."""
 
+    async def explain(self, subject: Subject) -> Explanation:
+        """Return how the label would be chosen from what can be seen now, without a probe."""
+
     def forget(self, pair: Pair) -> None:
         """Drop what is remembered of a pair that left the configuration."""
 
     async def close(self) -> None:
         """Release the vendor's library."""
+
+
+async def open_gpus(log: logging.Logger) -> Gpus:
+    """Return the cards of this machine, or none. What was found is said once, at info level; nothing is raised."""
+    from exporter.gpu.none import NoGpus  # noqa: PLC0415 - it imports this module
+    from exporter.gpu.nvidia import open_nvidia  # noqa: PLC0415 - likewise
+    from exporter.gpu.nvml import NoDriverError  # noqa: PLC0415 - likewise
+
+    try:
+        return await open_nvidia(log)
+    except NoDriverError as error:
+        log.info("no GPU can be read here, so the gpu label is the configured one or the server's claim: %s", error)
+        return NoGpus()

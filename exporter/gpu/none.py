@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exporter.gpu import Card, Subject, Watch
+from exporter.gpu import Card, Explanation, Subject, Watch
 from exporter.plan import Pair
 from exporter.reading import CPU, UNKNOWN, Observation
 
 
-def claimed_label(subject: Subject) -> str:
+def claim(subject: Subject) -> Explanation:
     """Return `cpu` where `/api/ps` says that nothing is on a GPU, else the operator's word, else `unknown`."""
     if subject.size_vram_bytes == 0:
-        return CPU
-    return subject.configured or UNKNOWN
+        return Explanation(label=CPU, reason="the server says that nothing of the model is on a GPU (size_vram 0)")
+    if subject.configured:
+        return Explanation(label=subject.configured, reason="configured (`gpu` of the target)")
+    return Explanation(label=UNKNOWN, reason="no card of its machine can be read from here; set `gpu` of the target")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class ClaimWatch:
 
     async def finish(self) -> Observation:
         """Return the claimed label and nothing else."""
-        return Observation(label=claimed_label(self.subject))
+        return Observation(label=claim(self.subject).label)
 
     def abandon(self) -> None:
         """Do nothing."""
@@ -43,6 +45,10 @@ class NoGpus:
     async def watch(self, subject: Subject) -> Watch:
         """Return a watch that will repeat the claim."""
         return ClaimWatch(subject)
+
+    async def explain(self, subject: Subject) -> Explanation:
+        """Return the claim and what it rests on."""
+        return claim(subject)
 
     def forget(self, pair: Pair) -> None:
         """Remember nothing, so forget nothing."""
