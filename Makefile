@@ -57,8 +57,9 @@ lock: .venv/dev ## renew requirements/ (ARGS=--upgrade for newer versions)
 	$(COMPILE) -c requirements/dev.txt --group build -o requirements/build.txt
 	$(COMPILE) --no-deps --group model -o requirements/model.txt
 
-programs: ## fetch the Prometheus releases that the tests run (from Debian, without root)
+programs: ## fetch what the tests run: Prometheus 2 and 3 from Debian (without root), Helm where there is Go
 	@sh tests/fetch_programs.sh || echo 'Fetching failed: tests that need Prometheus will be skipped and say so.' >&2
+	@sh tests/fetch_helm.sh
 
 clean: ## remove what these targets made in this folder
 	rm -rf .venv .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Unpacks Prometheus 2 and 3, promtool, Alertmanager and Docker Compose from Debian's packages into a cache folder, where
-# tests/programs.py finds them. It needs Debian's apt but not root; nothing is installed and no service started.
-# The mirror is the one that this machine's own apt sources name.
+# tests/programs.py finds them. It needs Debian's apt but not root, and starts no service. The mirror is the one that this
+# machine's own apt sources name. Only systemd-analyze cannot be run from a cache: as root it is installed.
 set -eu
 
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/ollama-throughput-exporter/programs
@@ -56,3 +56,9 @@ fetch() {
 
 fetch bookworm prometheus prometheus-alertmanager
 fetch forky prometheus promtool prometheus-alertmanager docker-compose
+
+if ! command -v systemd-analyze >/dev/null && [ "$(id -u)" = 0 ]; then
+    echo "Installing systemd from Debian, for systemd-analyze" >&2
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends systemd >&2
+fi
