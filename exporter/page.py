@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
 
 from exporter import __version__
-from exporter.errors import REMEDIES
+from exporter.errors import REMEDIES, Reason
 from exporter.reading import Reading, SkipReason
 from exporter.record import PairStatus
 
@@ -26,8 +27,8 @@ _HEAD = (
     "<th class=number>First token<br>seconds<th>State</tr></thead>"
 )
 _SKIPS = {
-    SkipReason.UNLOADED: "not measured: the model is not loaded",
-    SkipReason.OCCUPIED: "not measured: another model is loaded, which loading this one might evict",
+    SkipReason.UNLOADED: "the model is not loaded",
+    SkipReason.OCCUPIED: "another model is loaded, which loading this one might evict",
 }
 NOTHING = "&ndash;"
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
@@ -41,7 +42,8 @@ def page(rows: Sequence[PairStatus], telemetry_path: str, now: float) -> str:
         table = f"<table>{_HEAD}<tbody>\n{body}\n</tbody></table>"
     return _TEMPLATE.substitute(
         version=escape(__version__),
-        metrics=escape(telemetry_path.lstrip("/")),
+        link=escape(telemetry_path.lstrip("/")),  # relative: a proxy may serve this page under a prefix
+        metrics=escape(telemetry_path),
         table=table,
         summary=_summary(rows),
     )
@@ -57,18 +59,19 @@ def _row(row: PairStatus, now: float) -> str:
     reading = row.reading
     cells = [
         f"<td><span class=name>{escape(row.pair.model)}</span><small>on {escape(row.pair.target)}</small>",
-        f'<td class=gpu data-label="GPU">{escape(row.gpu) if row.gpu else NOTHING}',
+        f'<td class=gpu data-label="GPU">{escape(row.gpu)}' if row.gpu else f'<td class="gpu nothing">{NOTHING}',
         _number("Decode tokens/s", reading.decode_tokens_per_second if reading else None, _expected(row)),
         _number("Reference words/s", reading.tokens_per_second if reading else None),
-        _number("First token", reading.time_to_first_token_seconds if reading else None, digits=3),
+        _number("First token (s)", reading.time_to_first_token_seconds if reading else None, digits=3),
         f"<td class=state>{_state(row, now)}",
     ]
     return f"<tr>{''.join(cells)}</tr>"
 
 
 def _number(label: str, value: float | None, note: str = "", *, digits: int = 1) -> str:
-    shown = NOTHING if value is None else f"<b>{value:,.{digits}f}</b>"
-    return f'<td class=number data-label="{label}">{shown}{note}'
+    if value is None:
+        return f'<td class="number nothing">{NOTHING}'
+    return f'<td class=number data-label="{label}"><b>{value:,.{digits}f}</b>{note}'
 
 
 def _expected(row: PairStatus) -> str:
@@ -78,11 +81,11 @@ def _expected(row: PairStatus) -> str:
 
 def _state(row: PairStatus, now: float) -> str:
     """Return what is known, then what of it is old, then why nothing newer is."""
-    skipped = f"<small>{_SKIPS[row.skip]}</small>" if row.skip in _SKIPS else ""
+    skipped = f"<small>last run skipped: {_SKIPS[row.skip]}</small>" if row.skip else ""
     if row.failure:
         return (
             f"<span class=bad>failing: {row.failure}</span>, {_ago(now, row.last_run)}"
-            f"<small>{escape(REMEDIES[row.failure])}</small>{_last_good(row, now)}{skipped}"
+            f"<small>{_remedy(row.failure)}</small>{_last_good(row, now)}{skipped}"
         )
     if row.reading is not None and row.age_seconds is not None:
         notes = "".join(f"<small>{note}</small>" for note in _notes(row.reading))
@@ -90,6 +93,10 @@ def _state(row: PairStatus, now: float) -> str:
     if row.success:
         return f"<span class=wait>withdrawn</span>: too old, or of another workload{_last_good(row, now)}{skipped}"
     return f"<span class=wait>not measured yet</span>{skipped}"
+
+
+def _remedy(reason: Reason) -> str:
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(REMEDIES[reason]))
 
 
 def _last_good(row: PairStatus, now: float) -> str:
