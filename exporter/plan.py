@@ -80,7 +80,7 @@ class TargetPlan:
     """How a discovered model is probed; its `model` is empty."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     bearer_token_file: Path | None = None
-    username: str | None = None
+    username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     password_file: Path | None = None
     ca_file: Path | None = None

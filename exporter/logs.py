@@ -1,0 +1,92 @@
+"""Log lines, in logfmt or JSON, on the standard library's logging.
+
+A line's values are given as `logger.info("probe failed", extra={"fields": {"target": ..., "reason": ...}})`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
+
+Level = Literal["debug", "info", "warn", "error"]
+Format = Literal["logfmt", "json"]
+
+_LEVELS: Mapping[Level, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
+_PLAIN = re.compile(r"[^\s\"=\\]+")
+_USER_INFO = re.compile(r"(?<=://)[^\s/@]*@")
+
+
+def configure_logging(level: Level, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name
+    """Send this program's log lines, from a level on, to a stream (standard error unless given), one line each.
+
+    Other libraries are heard from `warn` on at any level: what they say at `debug` holds headers, and so secrets.
+    Python's warnings are logged. A second call replaces the first.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_FORMATTERS[format]())
+    logging.basicConfig(handlers=[handler], level=max(logging.WARNING, _LEVELS[level]), force=True)
+    logging.getLogger("exporter").setLevel(_LEVELS[level])
+    logging.captureWarnings(capture=True)
+
+
+class LogfmtFormatter(logging.Formatter):
+    """Writes a record as `ts=... level=... logger=... msg=... key=value`, on one line whatever the values hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return " ".join(f"{key}={_logfmt_value(value)}" for key, value in _values(self, record).items())
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as a JSON object, on one line, in ASCII."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return json.dumps({key: _json_value(value) for key, value in _values(self, record).items()})
+
+
+_FORMATTERS: Mapping[Format, type[logging.Formatter]] = {"logfmt": LogfmtFormatter, "json": JsonFormatter}
+
+
+def _values(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str, Any]:
+    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    values = {
+        "ts": time.replace("+00:00", "Z"),
+        "level": "warn" if record.levelno == logging.WARNING else record.levelname.lower(),
+        "logger": record.name,
+        "msg": record.getMessage(),
+        **getattr(record, "fields", {}),
+    }
+    if record.exc_info:
+        values["traceback"] = formatter.formatException(record.exc_info)
+    return {key: _USER_INFO.sub("***@", value) if isinstance(value, str) else value for key, value in values.items()}
+
+
+def _logfmt_value(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    if _PLAIN.fullmatch(text) and text.isprintable():
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in quoted)
+
+
+def _json_value(value: Any) -> Any:
+    """Return what JSON can hold: a number that is none becomes text, and so does any other object."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if isinstance(value, str | int | None) else str(value)
