@@ -159,7 +159,7 @@ class Runner:
     users: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Timings:
     """What an engine measured of one answer."""
 
@@ -246,8 +246,9 @@ class Engine(ABC):
     async def expire(self, model: Model) -> None:
         """Unload a model as soon as nobody uses it."""
         if runner := self._runners.get(model.full_name):
-            runner.keep_alive_ns = runner.expires_ns = 0
-        await self.loaded()
+            runner.keep_alive_ns = 0
+            if not runner.users:
+                await self._drop(runner)
 
     @asynccontextmanager
     async def hold(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -99,18 +101,17 @@ class OllamaServer:
                 return await self._send_raw(request, raw_answer)
             response: web.StreamResponse = await handler(request)
         except OllamaError as error:
-            return (
-                web.Response(status=error.status) if error.text is None else _json({"error": error.text}, error.status)
-            )
+            text = None if error.text is None else {"error": error.text}
+            response = web.Response(status=error.status) if text is None else _json(text, error.status)
         except web.HTTPNotFound:
-            return _plain(404, "404 page not found")
+            response = _plain(404, "404 page not found")
         except web.HTTPMethodNotAllowed as error:
-            return _plain(405, "405 method not allowed", Allow=error.headers["Allow"])
+            response = _plain(405, "405 method not allowed", Allow=error.headers["Allow"])
         except Hangup as hangup:
-            return await self._hang_up(request, hangup)
+            response = await self._hang_up(request, hangup)
         except ConnectionError:
             self.client_disconnects += 1
-            return web.Response()
+            response = web.Response()
         except asyncio.CancelledError:
             self.client_disconnects += not self._stopping
             raise
@@ -125,11 +126,14 @@ class OllamaServer:
 
     async def _hang_up(self, request: web.Request, hangup: Hangup) -> web.StreamResponse:
         transport = request.transport
-        if transport is not None and hangup.half:
+        if transport is None:
+            return web.Response()
+        if hangup.half:
             transport.write_eof()
             await asyncio.Event().wait()  # until the client closes its side: the handler is cancelled then
-        if transport is not None:
-            transport.abort()
+        reset = struct.pack("ii", 1, 0)  # no lingering: what was not read yet is lost, the client sees a reset
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        transport.abort()
         return web.Response()
 
     async def _root(self, _: web.Request) -> web.Response:

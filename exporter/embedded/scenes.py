@@ -25,7 +25,7 @@ class SceneKind(StrEnum):
     BUSY = "busy"
     """Somebody else takes a slot, and holds it for `seconds`."""
     STALL_BEFORE_FIRST_TOKEN = "stall_before_first_token"  # noqa: S105 - no password
-    """No answer, not even headers, while the scene lasts."""
+    """No answer, not even headers, while the scene lasts; with `path` set, of that path."""
     STALL_IN_THE_MIDDLE = "stall_in_the_middle"
     """Nothing more while the scene lasts, after one token at least."""
     CUT = "cut"
@@ -91,13 +91,18 @@ class Scene:
     factor: float | None = None
     text: str | None = None
     path: str | None = None
-    """Of UNAUTHORIZED, FORBIDDEN, SERVER_BUSY, ENDLESS_HEADERS, STALL_BEFORE_FIRST_TOKEN: the path that it befalls."""
+    """Of the scenes that befall any request, whatever its model: the path. None is `/api/generate` for SERVER_BUSY,
+    ENDLESS_HEADERS and STALL_BEFORE_FIRST_TOKEN, every path for UNAUTHORIZED and FORBIDDEN."""
     starts: float = field(default=0, init=False)
     """By the loop's clock, set when played."""
     began: float | None = field(default=None, init=False)
     """When it first acted."""
     over: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     task: asyncio.Task[None] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.kind in {SceneKind.SERVER_BUSY, SceneKind.ENDLESS_HEADERS} and self.path is None:
+            self.path = "/api/generate"
 
     def value(self, default: float) -> float:
         """Return `factor`, or what None stands for."""
@@ -113,7 +118,8 @@ class Scene:
         going_on = self.began is not None and (tokens is None or self.kind in LASTING)
         if not going_on and (tokens or 0) < self.after_tokens:
             return False
-        self.began = now if self.began is None else self.began
+        if self.began is None:
+            self.began = now if self.after_tokens else self.starts
         return True
 
     async def until_over(self) -> None:

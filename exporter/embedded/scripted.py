@@ -114,6 +114,8 @@ FAULTS = {
     SceneKind.OUT_OF_MEMORY,
     SceneKind.LONG_LINE,
 }
+TEMPLATE_TOKENS = 5
+"""What the chat template adds to a prompt that is not raw."""
 RUNNER_DIED = "an error was encountered while running the model: unexpected EOF"
 NO_MEMORY = "llama runner process has terminated: cudaMalloc failed: out of memory"
 BUSY_TEXT = "server busy, please try again.  maximum pending requests exceeded"
@@ -178,16 +180,16 @@ class ScriptedEngine(Engine):
 
     async def enter(self, path: str) -> AsyncIterator[bytes] | None:
         """Refuse, stall or send endless headers, where a scene says so."""
-        generating = path == "/api/generate"
-        if self._acting(SceneKind.UNAUTHORIZED, path=path):
+        if self._spent(SceneKind.UNAUTHORIZED, path=path):
             raise OllamaError(401, "unauthorized")
-        if self._acting(SceneKind.FORBIDDEN, path=path):
+        if self._spent(SceneKind.FORBIDDEN, path=path):
             raise OllamaError(403, None)
-        if (scene := self._acting(SceneKind.SERVER_BUSY, path=path)) and (generating or scene.path):
+        if self._spent(SceneKind.SERVER_BUSY, path=path):
             raise OllamaError(503, BUSY_TEXT)
-        if (scene := self._acting(SceneKind.ENDLESS_HEADERS, path=path)) and (generating or scene.path):
+        if scene := self._spent(SceneKind.ENDLESS_HEADERS, path=path):
             return _endless_headers(scene.value(0.01))
         if (scene := self._acting(SceneKind.STALL_BEFORE_FIRST_TOKEN, path=path)) and scene.path:
+            self._spend(scene)
             await scene.until_over()
         return None
 
@@ -207,8 +209,7 @@ class ScriptedEngine(Engine):
         """Take `load_seconds`."""
         scripted = self._staged(model)
         loaded_at = asyncio.get_running_loop().time() + scripted.load_seconds
-        if scene := self._acting(SceneKind.OUT_OF_MEMORY, model):
-            self._spend(scene)
+        if scene := self._spent(SceneKind.OUT_OF_MEMORY, model):
             raise OllamaError(500, scene.text or NO_MEMORY)
         if scene := self._acting(SceneKind.LOAD_FOREVER, model):
             await scene.until_over()
@@ -234,7 +235,7 @@ class ScriptedEngine(Engine):
                     return
                 deadline += clock() - before
             await _sleep_until(deadline)
-            if self._dead(runner):
+            if self._dead(runner, index):
                 raise OllamaError(500, RUNNER_DIED)
             last = clock()
             first = first if index else last
@@ -245,16 +246,9 @@ class ScriptedEngine(Engine):
             else:
                 yield line
             deadline += 1 / (model.tokens_per_second * self._pace(ask.model, index + 1))
-        prompt = 0 if ask.raw else 5
-        prompt += len(re.findall(r"\w+|[^\w\s]", ask.prompt))
+        prompt = len(re.findall(r"\w+|[^\w\s]", ask.prompt)) + (0 if ask.raw else TEMPLATE_TOKENS)
         stopped = len(tokens) < (ask.num_predict or FOREVER)
-        timings = Timings(
-            prompt_tokens=prompt,
-            prefill_seconds=first - begun,
-            tokens=len(tokens),
-            decode_seconds=last - first,
-            stopped=stopped,
-        )
+        timings = Timings(prompt, first - begun, len(tokens), last - first, stopped)
         final = self.final(ask, loaded_at, timings, list(range(prompt + len(tokens))))
         for line in self._distort(final, ask.model, len(tokens)):
             yield line
@@ -263,7 +257,7 @@ class ScriptedEngine(Engine):
         """Let each scene that acts after `index` tokens befall this request, once."""
         for scene in [scene for scene in self._scenes if scene.kind in FAULTS and scene not in struck]:
             wrong_place = {SceneKind.STALL_IN_THE_MIDDLE: index == 0, SceneKind.STALL_BEFORE_FIRST_TOKEN: index > 0}
-            if wrong_place.get(scene.kind) or not self._meets(scene, ask.model, index):
+            if scene.path or wrong_place.get(scene.kind) or not self._meets(scene, ask.model, index):
                 continue
             struck.add(scene)
             self._spend(scene)
@@ -330,8 +324,8 @@ class ScriptedEngine(Engine):
             pace /= share + (1 - share) / CPU_PACE
         return pace
 
-    def _dead(self, runner: Runner) -> bool:
-        scene = self._acting(SceneKind.DEAD_MODEL, runner.model)
+    def _dead(self, runner: Runner, tokens: int | None = None) -> bool:
+        scene = self._acting(SceneKind.DEAD_MODEL, runner.model, tokens)
         return scene is not None and scene.began is not None and runner.loaded_at < scene.began
 
     def _acting(
@@ -348,9 +342,11 @@ class ScriptedEngine(Engine):
             return False
         return scene.acts(asyncio.get_running_loop().time(), tokens)
 
-    def _spent(self, kind: SceneKind, model: Model, tokens: int) -> Scene | None:
+    def _spent(
+        self, kind: SceneKind, model: Model | None = None, tokens: int | None = None, path: str | None = None
+    ) -> Scene | None:
         """Return the acting scene of this kind, once counted."""
-        if scene := self._acting(kind, model, tokens):
+        if scene := self._acting(kind, model, tokens, path):
             self._spend(scene)
         return scene
 
