@@ -1,0 +1,408 @@
+"""Holds the GPU room against a real NVIDIA card, and prints what it saw.
+
+    PYTHONPATH=.:tests python tests/device/check_card.py
+
+It needs an otherwise idle card, nvidia-ml-py and PyTorch, and takes about six minutes. Nothing on the card is changed.
+`--record FILE` writes what the driver answered, for the tests that run without a card. Exit status 1: a bar was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pynvml
+from nvml_recording import Recorder
+
+from exporter.gpu import Subject
+from exporter.gpu.nvidia import NvidiaGpus, open_nvidia
+from exporter.gpu.nvml import INSTANT_POWER_FIELD, Nvml
+from exporter.gpu.processes import Processes
+from exporter.plan import Pair
+from exporter.reading import CPU, Observation
+
+LOAD = Path(__file__).parent / "load.py"
+PROBE_SECONDS = 2.0
+MODEL, OTHER_MODEL = "a" * 64, "b" * 64
+log = logging.getLogger("check_card")
+
+
+class Load:
+    """A child that loads cards for so many seconds when told to."""
+
+    def __init__(self, cards: str, model: str | None = None) -> None:
+        named = [] if model is None else ["--model", f"/models/blobs/sha256-{model}"]
+        command = [sys.executable, str(LOAD), *named, "--cards", cards]
+        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self._hear()
+
+    def begin(self, seconds: float) -> None:
+        """Start to work."""
+        assert self.child.stdin is not None
+        self.child.stdin.write(f"{seconds}\n")
+
+    def _hear(self) -> str:
+        assert self.child.stdout is not None
+        return self.child.stdout.readline()
+
+    async def done(self) -> None:
+        """Wait for the end of the work."""
+        await asyncio.to_thread(self._hear)
+
+    def end(self) -> None:
+        """Let the child go."""
+        assert self.child.stdin is not None
+        self.child.stdin.close()
+        self.child.wait(20)
+
+
+class Check:
+    """The room on the real driver, the loads, and what was seen."""
+
+    def __init__(self, gpus: NvidiaGpus, recorder: Recorder) -> None:
+        self.gpus = gpus
+        self.recorder = recorder
+        self.missed: list[str] = []
+        self.scenes: dict[str, Any] = {}
+        self.names = [card.name for card in gpus.cards()]
+
+    def say(self, what: str, figure: object, *, good: bool | None = None) -> None:
+        """Print one line, and remember a missed bar."""
+        verdict = "" if good is None else ("  ok" if good else "  MISSED")
+        print(f"{what:<64} {figure}{verdict}", flush=True)  # noqa: T201
+        if good is False:
+            self.missed.append(what)
+
+    async def probe(
+        self, runner: Load, *, seconds: float = PROBE_SECONDS, model: str = MODEL, gpus: NvidiaGpus | None = None
+    ) -> Observation:
+        """Do what a probe does: watch, have the model work, tell the first token, finish."""
+        subject = Subject(
+            pair=Pair("here", model[:4]),
+            local=True,
+            configured=None,
+            blob=model,
+            size_bytes=None,
+            size_vram_bytes=None,
+        )
+        watch = await (gpus or self.gpus).watch(subject)
+        runner.begin(seconds)
+        await asyncio.sleep(0.05)
+        watch.first_token()
+        await runner.done()
+        return await watch.finish()
+
+    async def many(
+        self, what: str, times: int, one: Callable[[], Awaitable[Observation]], good: Callable[[Observation], bool]
+    ) -> list[Observation]:
+        """Probe several times and say how many came out right."""
+        seen = []
+        for _ in range(times):
+            await asyncio.sleep(0.4)
+            seen.append(await one())
+        right = sum(good(observation) for observation in seen)
+        self.say(what, f"{right} of {times}", good=right == times)
+        if right < times:
+            self.say("  instead", Counter(f"{one.label} {dict(one.contended)}" for one in seen if not good(one)))
+        return seen
+
+    async def record(self, scene: str, one: Callable[[], Awaitable[Observation]], children: list[Load]) -> None:
+        """Probe once and keep every answer of the driver."""
+        await asyncio.sleep(0.6)
+        self.recorder.scene, began = scene, time.time()
+        seen = await one()
+        self.recorder.scene, ended = None, time.time()
+        self.scenes[scene] = {
+            "began": round(began, 4),
+            "first_token": round(began + 0.05, 4),
+            "ended": round(ended, 4),
+            "cmdlines": {str(one.child.pid): " ".join(map(str, one.child.args)) for one in children},  # type: ignore[arg-type]
+            "seen": {"label": seen.label, "contended": dict(seen.contended)},
+        }
+
+
+def alone(observation: Observation) -> bool:
+    """Return whether nobody else was seen."""
+    return observation.contended == {"model": False, "gpu": False}
+
+
+async def check_costs(check: Check, nvml: Nvml) -> None:
+    """Say what one call of each kind costs."""
+    questions: dict[str, Callable[[], object]] = {
+        "sample": lambda: nvml.sample(0, 0.0),
+        "counters (fields)": lambda: nvml.counters(0, time.monotonic),
+        "energy (own call)": lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(nvml._handles[0].real),
+        "process list": lambda: nvml.processes(0),
+        "SM time by process": lambda: nvml.shares(0, time.time() - 1),
+        "memory": lambda: nvml.memory_used(0),
+    }
+    for name, question in questions.items():
+        times, cpu = [], time.thread_time()
+        for _ in range(50):
+            began = time.perf_counter()
+            question()
+            times.append(time.perf_counter() - began)
+            await asyncio.sleep(0.005)
+        cpu = (time.thread_time() - cpu) / 50
+        self_cost = f"median {median(times) * 1e6:.0f} us, max {max(times) * 1e6:.0f} us, CPU {cpu * 1e6:.0f} us"
+        check.say(f"cost: {name}", self_cost)
+
+
+async def check_steps(check: Check, nvml: Nvml) -> None:
+    """Say how often the energy counter moves, by the field and by its own call."""
+    moves: dict[str, list[float]] = {"field": [], "call": []}
+    last = {"field": -1.0, "call": -1.0}
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        energy = nvml.counters(0, time.monotonic).energy_joules or 0.0
+        called = pynvml.nvmlDeviceGetTotalEnergyConsumption(nvml._handles[0].real) / 1000
+        for name, value in (("field", energy), ("call", called)):
+            if value != last[name]:
+                moves[name].append(time.monotonic())
+                last[name] = value
+    for name, at in moves.items():
+        gaps = [b - a for a, b in pairwise(at)]
+        check.say(
+            f"energy counter moves every ({name})", f"median {median(gaps) * 1e3:.0f} ms, {len(gaps)} steps in 2 s"
+        )
+
+
+async def check_sharing(check: Check, runner: Load, foreign: Load) -> None:
+    """The bars on contention."""
+    card = check.names[0]
+    seen = await check.many("alone: nobody else seen", 20, lambda: check.probe(runner), alone)
+    check.say("alone: label", Counter(one.label for one in seen), good={one.label for one in seen} == {card})
+    states = [one.state for one in seen if one.state]
+    for name in ("energy_joules", "power_watts", "clock_hertz", "temperature_celsius", "utilization_ratio"):
+        values = [value for one in states if (value := getattr(one, name)) is not None]
+        check.say(f"alone: {name}", f"{min(values):.4g} to {max(values):.4g}, median {median(values):.4g}")
+    check.say("alone: throttled", {k.value: round(v, 3) for k, v in states[-1].throttled_ratio.items()})
+    check.say(
+        "alone: clock maximum, peak bandwidth", (states[-1].clock_max_hertz, seen[-1].peak_bandwidth_bytes_per_second)
+    )
+
+    async def beside() -> Observation:
+        foreign.begin(PROBE_SECONDS + 0.6)
+        await asyncio.sleep(0.3)
+        observation = await check.probe(runner)
+        await foreign.done()
+        return observation
+
+    async def within() -> Observation:
+        async def later() -> None:
+            await asyncio.sleep(0.5)
+            foreign.begin(0.8)
+            await foreign.done()
+
+        other = asyncio.create_task(later())
+        observation = await check.probe(runner)
+        await other
+        return observation
+
+    async def just_after() -> Observation:
+        foreign.begin(1.0)
+        await foreign.done()
+        return await check.probe(runner)
+
+    only_gpu = {"model": False, "gpu": True}
+    await check.many("beside a second load: `gpu`", 20, beside, lambda one: one.contended == only_gpu)
+    await check.many("a second load for 0.8 s within: `gpu`", 10, within, lambda one: one.contended == only_gpu)
+    await check.many("right after a second load: nobody else seen", 10, just_after, alone)
+    await check.record("alone", lambda: check.probe(runner), [runner, foreign])
+    await check.record("beside_foreign", beside, [runner, foreign])
+
+
+async def check_models(check: Check, runner: Load, other: Load) -> None:
+    """Two runners of Ollama's on one card."""
+
+    async def beside() -> Observation:
+        other.begin(PROBE_SECONDS + 0.6)
+        await asyncio.sleep(0.3)
+        observation = await check.probe(runner)
+        await other.done()
+        return observation
+
+    only_model = {"model": True, "gpu": False}
+    await check.many("beside another model's runner: `model`", 10, beside, lambda one: one.contended == only_model)
+    wrong = 0
+    for _ in range(10):  # no pause between them: what is left of the one must not be told of the other
+        wrong += not alone(await check.probe(other, seconds=1.0, model=OTHER_MODEL))
+        wrong += not alone(await check.probe(runner, seconds=1.0))
+    check.say("two models in turn, 1 s each, no pause: nobody else seen", f"{20 - wrong} of 20", good=wrong == 0)
+    for seconds in (0.3, 0.5, 0.7):
+        seen = [await check.probe(runner, seconds=seconds) for _ in range(5)]
+        utilizations = [one.state and one.state.utilization_ratio for one in seen]
+        check.say(f"probes of {seconds} s", f"{Counter(str(dict(one.contended)) for one in seen)}, {utilizations}")
+    await check.record("beside_model", beside, [runner, other])
+
+
+async def check_energy(check: Check, runner: Load) -> None:
+    """The counter against instantaneous power, integrated at 50 Hz and as the samples would be."""
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    for _ in range(3):
+        power: list[tuple[float, float]] = []
+        stop = threading.Event()
+
+        def sample(power: list[tuple[float, float]] = power, stop: threading.Event = stop) -> None:
+            while not stop.wait(0.02):
+                value = pynvml.nvmlDeviceGetFieldValues(handle, [INSTANT_POWER_FIELD])[0].value.uiVal / 1000
+                power.append((time.monotonic(), value))
+
+        thread = threading.Thread(target=sample)
+        thread.start()
+        began = time.monotonic() + 0.05
+        observation = await check.probe(runner, seconds=8.0)
+        ended = time.monotonic()
+        stop.set()
+        thread.join()
+        inside = [one for one in power if began <= one[0] <= ended]
+        pairs = pairwise(inside)
+        joules = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs)
+        state = observation.state
+        assert state is not None
+        assert state.energy_joules is not None
+        off = state.energy_joules / joules - 1
+        told = f"{state.energy_joules:.0f} J by the counter, {joules:.0f} J integrated at 50 Hz: {off:+.2%}"
+        check.say("energy over 8 s", told, good=abs(off) < 0.05)
+        await asyncio.sleep(0.5)
+
+
+async def check_cpu_share(check: Check, runner: Load) -> None:
+    """What watching costs this process, all threads of it."""
+    for what in ("watching", "not watching"):
+        cpu, began = time.process_time(), time.monotonic()
+        if what == "watching":
+            await check.probe(runner, seconds=10.0)
+        else:
+            runner.begin(10.0)
+            await runner.done()
+        share = (time.process_time() - cpu) / (time.monotonic() - began)
+        check.say(f"CPU while a load runs, {what}", f"{share:.2%} of a core", good=share < 0.01)
+
+
+async def check_fallback(check: Check, runner: Load, foreign: Load, fallen: Load) -> None:
+    """A runner on the CPU, with and without somebody else on the card; and a place where pids mean nothing."""
+
+    async def beside() -> Observation:
+        foreign.begin(PROBE_SECONDS + 0.6)
+        await asyncio.sleep(0.3)
+        observation = await check.probe(fallen, model=OTHER_MODEL)
+        await foreign.done()
+        return observation
+
+    def idle() -> Awaitable[Observation]:
+        return check.probe(fallen, model=OTHER_MODEL)
+
+    await check.many("a runner on the CPU, the card idle: cpu", 5, idle, lambda one: one.label == CPU)
+    await check.many("a runner on the CPU beside a load: cpu", 5, beside, lambda one: one.label == CPU)
+    await check.record("cpu_beside_foreign", beside, [fallen, foreign])
+    blind = await open_nvidia(log, lambda: pynvml, processes=Processes(Path("/nowhere")))
+
+    def by_activity() -> Awaitable[Observation]:
+        return check.probe(runner, gpus=blind)
+
+    def by_quiet() -> Awaitable[Observation]:
+        return check.probe(fallen, model=OTHER_MODEL, gpus=blind)
+
+    names = check.names
+    await check.many("pids mean nothing: the card by its activity", 5, by_activity, lambda one: one.label == names[0])
+    await check.many("pids mean nothing: nobody else seen", 5, by_activity, alone)
+    await check.many("pids mean nothing, a runner on the CPU: cpu", 5, by_quiet, lambda one: one.label == CPU)
+    await check.record("cpu_idle", idle, [fallen])
+
+
+async def check_two(check: Check) -> None:
+    """A model over two cards, and a load on the other card."""
+    first, both = Load("0", OTHER_MODEL), Load("0,1", MODEL)
+    foreign = Load("1")
+    pair = f"2x {check.names[0]}"
+
+    async def beside() -> Observation:
+        foreign.begin(PROBE_SECONDS + 0.6)
+        await asyncio.sleep(0.3)
+        observation = await check.probe(first, model=OTHER_MODEL)
+        await foreign.done()
+        return observation
+
+    seen = await check.many("over two cards", 10, lambda: check.probe(both), lambda one: one.label == pair)
+    check.say("over two cards: nobody else seen", sum(map(alone, seen)), good=all(map(alone, seen)))
+    check.say("over two cards: state", seen[-1].state)
+
+    def other_card(one: Observation) -> bool:
+        return one.label == check.names[0] and alone(one)
+
+    await check.many("a load on the other card does not count", 10, beside, other_card)
+    blind = await open_nvidia(log, lambda: pynvml, processes=Processes(Path("/nowhere")))
+    by_activity = await check.many(
+        "pids mean nothing: two cards by activity",
+        5,
+        lambda: check.probe(both, gpus=blind),
+        lambda one: one.label == pair,
+    )
+    check.say("  nobody else seen", sum(map(alone, by_activity)))
+    await check.record("two_cards", lambda: check.probe(both), [first, both, foreign])
+    await check.record("foreign_on_other_card", beside, [first, both, foreign])
+    for child in (first, both, foreign):
+        child.end()
+
+
+async def check_one(check: Check, nvml: Nvml) -> None:
+    """Everything that one card can show."""
+    await check_costs(check, nvml)
+    runner, foreign = Load("0", MODEL), Load("0")
+    await check_steps(check, nvml)
+    await check_sharing(check, runner, foreign)
+    await check_energy(check, runner)
+    await check_cpu_share(check, runner)
+    other = Load("0", OTHER_MODEL)
+    await check_models(check, runner, other)
+    other.end()
+    fallen = Load("none", OTHER_MODEL)
+    await check_fallback(check, runner, foreign, fallen)
+    for child in (runner, foreign, fallen):
+        child.end()
+
+
+def anonymous(text: str, check: Check) -> str:
+    """Return the recording without what would name this card and this machine."""
+    for number, card in enumerate(check.gpus.cards()):
+        text = text.replace(card.uuid, f"GPU-00000000-0000-4000-8000-{number:012d}")
+    return text.replace(sys.executable, "python").replace(str(LOAD), "load.py")
+
+
+async def main() -> int:
+    """Check, print, record."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--record", type=Path)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    recorder = Recorder(pynvml)
+    gpus = await open_nvidia(log, lambda: recorder)
+    recorder.scene = None
+    check = Check(gpus, recorder)
+    if len(gpus.cards()) > 1:
+        await check_two(check)
+    else:
+        await check_one(check, gpus._nvml)
+    if options.record:
+        scenes = {name: {**check.scenes.get(name, {}), "calls": calls} for name, calls in recorder.scenes.items()}
+        options.record.write_text(anonymous(json.dumps(scenes, separators=(",", ":")), check))
+    check.say("bars missed", check.missed or "none")
+    await gpus.close()
+    return 1 if check.missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
