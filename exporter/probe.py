@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from exporter.chain import ChunkTimes, ReferenceChain
-from exporter.errors import ProbeError
+from exporter.errors import ProbeError, Reason
 from exporter.gpu import Gpus, Subject
 from exporter.judgement import QUEUE_SECONDS, Figures, judge
 from exporter.ollama_server import InstalledModel, LoadedModel, ModelFile, Server, full_name, read_time
@@ -55,7 +55,10 @@ class Prober:
             return await self._probe(plan, chunks or ChunkTimes(), bare=bare)
         except Exception as error:  # the one place where a probe's failure gets its reason
             failure = translate(error)
-            raise ProbeError(failure.reason, self._server.auth.redact(failure.detail), failure.remedy) from error
+            detail = self._server.auth.redact(failure.detail)
+            if failure.reason is Reason.CONNECT:
+                detail = f"{self.target.url}: {detail}"
+            raise ProbeError(failure.reason, detail, failure.remedy) from error
 
     async def _probe(self, plan: ModelPlan, chunks: ChunkTimes, *, bare: bool) -> Reading | SkipReason:
         await self._server.version()
@@ -100,7 +103,7 @@ class Prober:
 
     async def _name_installed(self, error: ProbeError) -> ProbeError:
         """Return the error; where a model is missing, its remedy names what is installed."""
-        if error.reason != "model_missing":
+        if error.reason is not Reason.MODEL_MISSING:
             return error
         try:
             names = ", ".join(sorted(model.name for model in await self._server.installed())) or "nothing"
@@ -122,10 +125,13 @@ class Prober:
             log.debug("no model file", extra={"fields": {"target": self.target.name, "detail": error.detail}})
             return None
 
-    async def _ask(
-        self, plan: ModelPlan, model: LoadedModel | None, file: ModelFile | None, chunks: ChunkTimes, *, bare: bool
-    ) -> tuple[Answer, Observation]:
-        subject = Subject(
+    async def subject(self, plan: ModelPlan) -> Subject:
+        """Return what is known of a model for matching it with a card, without probing it."""
+        _, model = split(await self._server.loaded(), plan.model)
+        return self._subject(plan, model, await self._file(plan, await self._installed(plan)))
+
+    def _subject(self, plan: ModelPlan, model: LoadedModel | None, file: ModelFile | None) -> Subject:
+        return Subject(
             pair=self.target.pair(plan),
             local=self.target.local,
             configured=self.target.gpu,
@@ -133,7 +139,11 @@ class Prober:
             size_bytes=model.size_bytes if model else None,
             size_vram_bytes=model.size_vram_bytes if model else None,
         )
-        watch = await self._gpus.watch(subject)
+
+    async def _ask(
+        self, plan: ModelPlan, model: LoadedModel | None, file: ModelFile | None, chunks: ChunkTimes, *, bare: bool
+    ) -> tuple[Answer, Observation]:
+        watch = await self._gpus.watch(self._subject(plan, model, file))
         chunks.on_first_chunk = watch.first_token
         try:
             answer = await self._chain.ask(

@@ -45,11 +45,18 @@ class Marks(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 is untyped
 
     def _reached(self) -> int:
         """Return the index of the newest mark that has come, -1 before the first."""
-        return math.floor((self._clock() - self._first_at + self._tolerance_seconds) / self._interval_seconds)
+        passed = (self._clock() - self._first_at + self._tolerance_seconds) / self._interval_seconds
+        return max(math.floor(passed), -1)
 
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:  # noqa: ARG002
-        """Return the wall-clock time of the next mark, as far off as it is on the monotonic clock."""
-        mark = self._first_at + (max(self._reached(), -1) + 1) * self._interval_seconds
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """Return the wall-clock time of the next mark, as far off as it is on the monotonic clock.
+
+        Asked anew (no previous time), a mark that has come and was not taken is due now. Asked on, it has just been run.
+        """
+        reached = self._reached()
+        if previous_fire_time is None and reached > self._taken:
+            return now
+        mark = self._first_at + (reached + 1) * self._interval_seconds
         return now + timedelta(seconds=max(mark - self._clock(), 0.0))
 
     def take(self) -> int | None:
@@ -136,6 +143,8 @@ class Schedule:
         try:
             async with self._target_turns[pair.target], self._turns:
                 await self._probe(pair)
+        except asyncio.CancelledError:
+            return  # told by the probe itself; APScheduler would log it as an error
         except Exception:
             log.exception("a run ended with an error that nobody expected", extra={"fields": pair._asdict()})
         finally:

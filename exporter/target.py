@@ -108,7 +108,7 @@ class Target:
             try:
                 await self._server.version()
                 if isinstance(self.plan.models, str):
-                    await self._follow(await self._discover())
+                    await self._follow(await discover(self.plan, self._server))
             except ProbeError as error:
                 fields = {"target": self.plan.name, "reason": error.reason}
                 log.debug("check failed", extra={"fields": fields})
@@ -122,23 +122,24 @@ class Target:
         if models != self.models:
             await self._on_models(self, models)
 
-    async def _discover(self) -> dict[Pair, ModelPlan]:
-        """Return the models that can generate, never cloud ones, of those installed or loaded."""
-        installed = {full_name(model.name): model for model in await self._server.installed() if model.name}
-        wanted = list(installed.values())
-        plan = self.plan.defaults
-        if self.plan.models == "loaded":
-            loaded = {full_name(entry.name) for entry in await self._server.loaded()}
-            wanted = [model for name, model in installed.items() if name in loaded]
-            plan = replace(plan, when_unloaded="skip")  # following what users load never loads anything itself
-        names = sorted({short_name(model.name) for model in wanted if await self._can_be_probed(model)})
-        return {Pair(self.plan.name, name): plan.of(name) for name in names}
 
-    async def _can_be_probed(self, model: InstalledModel) -> bool:
-        """Return whether a model generates on this server. Servers before 0.2x say so in `/api/show` only."""
-        if model.cloud:
-            return False
-        if model.can_generate is not None:
-            return model.can_generate
-        file = await self._server.file(model.name, model.digest)
-        return not file.cloud and file.can_generate is not False
+async def discover(target: TargetPlan, server: Server) -> dict[Pair, ModelPlan]:
+    """Return the models that can generate, never cloud ones, of those installed or loaded on a server."""
+    wanted = [model for model in await server.installed() if model.name]
+    plan = target.defaults
+    if target.models == "loaded":
+        loaded = {full_name(entry.name) for entry in await server.loaded()}
+        wanted = [model for model in wanted if full_name(model.name) in loaded]
+        plan = replace(plan, when_unloaded="skip")  # following what users load never loads anything itself
+    names = sorted({short_name(model.name) for model in wanted if await _can_be_probed(model, server)})
+    return {Pair(target.name, name): plan.of(name) for name in names}
+
+
+async def _can_be_probed(model: InstalledModel, server: Server) -> bool:
+    """Return whether a model generates on this server. Older servers say so in `/api/show` only."""
+    if model.cloud:
+        return False
+    if model.can_generate is not None:
+        return model.can_generate
+    file = await server.file(model.name, model.digest)
+    return not file.cloud and file.can_generate is not False
