@@ -67,9 +67,11 @@ class OllamaServer:
             ]
         )
         self._stopping = False
-        self._runner = web.AppRunner(app, handle_signals=False, handler_cancellation=True, access_log=None)
+        self._runner = web.AppRunner(
+            app, handle_signals=False, handler_cancellation=True, access_log=None, shutdown_timeout=0
+        )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, shutdown_timeout=0)
+        site = web.TCPSite(self._runner, host, port)
         await site.start()
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
