@@ -51,7 +51,7 @@ class Marks(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 is untyped
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Return the wall-clock time of the next mark, as far off as it is on the monotonic clock.
 
-        Asked anew (no previous time), a mark that has come and was not taken is due now. Asked on, it has just been run.
+        Asked anew (no previous time), a mark that has come untaken is due now. Asked on, it has just been run.
         """
         reached = self._reached()
         if previous_fire_time is None and reached > self._taken:
