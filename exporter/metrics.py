@@ -50,6 +50,10 @@ def _status(name: str, kind: Kind, help_: str, points: Points[Record] | None = N
     return Family(PREFIX + name, kind, PAIR, help_, points or one(attrgetter(name.removesuffix("_total"))))
 
 
+def _configured(name: str, help_: str) -> Family[Record]:
+    return _status(name, "gauge", help_, one(attrgetter(f"plan.{name}")))
+
+
 def _stages(reading: Reading) -> Mapping[str, float]:
     stages = asdict(reading.stages) if reading.stages else {}
     return {name.removesuffix("_seconds"): seconds for name, seconds in stages.items()}
@@ -146,24 +150,9 @@ STATUS: tuple[Family[Record], ...] = (
         "When the last good scheduled probe ended.",
         one(lambda record: record.last_success),
     ),
-    _status(
-        "interval_seconds",
-        "gauge",
-        "Configured time from one scheduled probe to the next.",
-        one(lambda record: record.plan.interval_seconds),
-    ),
-    _status(
-        "timeout_seconds",
-        "gauge",
-        "Configured deadline of a probe, loading apart.",
-        one(lambda record: record.plan.timeout_seconds),
-    ),
-    _status(
-        "expected_decode_tokens_per_second",
-        "gauge",
-        "Configured decode rate that this pair should reach.",
-        one(lambda record: record.plan.expected_decode_tokens_per_second),
-    ),
+    _configured("interval_seconds", "Configured time from one scheduled probe to the next."),
+    _configured("timeout_seconds", "Configured deadline of a probe, loading apart."),
+    _configured("expected_decode_tokens_per_second", "Configured decode rate that this pair should reach."),
     _status("runs_total", "counter", "Probes: successes + failures + cancelled."),
     _status("successes_total", "counter", "Probes that gave a reading, truncated ones included."),
     _status(
@@ -325,7 +314,10 @@ class ProbeMetrics:
     def add_pair(self, pair: Pair, plan: ModelPlan) -> None:
         """Begin to tell of a pair, all counters at 0; or give a known one a new plan, all counters kept."""
         known = self._entries.get(pair)
-        self._store(known.record.with_plan(plan) if known else Record(pair=pair, plan=plan))
+        if known:
+            self._store(known.record.with_plan(plan), known.reading)
+        else:
+            self._store(Record(pair=pair, plan=plan), None)
 
     def remove_pair(self, pair: Pair) -> None:
         """Drop all series of a pair that left the configuration."""
@@ -334,22 +326,24 @@ class ProbeMetrics:
     def succeeded(self, pair: Pair, reading: Reading, run_seconds: float) -> None:
         """Take a good probe; `run_seconds` is from our turn to the verdict, loading included."""
         if entry := self._entries.get(pair):
-            self._store(entry.record.with_success(reading, run_seconds, self._monotonic()))
+            # The lines come first: they refuse a number that no sum may take.
+            lines = Block(READINGS, {**pair._asdict(), "gpu": reading.gpu}, reading)
+            self._store(entry.record.with_success(reading, run_seconds, self._monotonic()), lines)
 
     def failed(self, pair: Pair, reason: Reason, run_seconds: float) -> None:
         """Take a probe that measured nothing; its pair's reading is withdrawn."""
         if entry := self._entries.get(pair):
-            self._store(entry.record.with_failure(reason, run_seconds, self._clock()))
+            self._store(entry.record.with_failure(reason, run_seconds, self._clock()), entry.reading)
 
     def cancelled(self, pair: Pair) -> None:
         """Take a run that shutdown or reload ended."""
         if entry := self._entries.get(pair):
-            self._store(entry.record.with_cancelled())
+            self._store(entry.record.with_cancelled(), entry.reading)
 
     def skipped(self, pair: Pair, reason: SkipReason, count: int = 1) -> None:
         """Take `count` due runs that measured nothing; the reading stays until its age withdraws it."""
         if entry := self._entries.get(pair):
-            self._store(entry.record.with_skipped(reason, count, self._clock()))
+            self._store(entry.record.with_skipped(reason, count, self._clock()), entry.reading)
 
     def server_answered(self, target: str, version: str | None) -> None:
         """Take a server's version, or None where it did not answer."""
@@ -365,13 +359,10 @@ class ProbeMetrics:
         """Take the cards of this machine."""
         self._cards = [Block(CARDS, {}, card) for card in cards]
 
-    def _store(self, record: Record) -> None:
+    def _store(self, record: Record, reading: Block[Reading] | None) -> None:
         """Write a record's lines anew, then put it in the place of the old: all or nothing."""
-        labels = record.pair._asdict()
-        status = Block(STATUS, labels, record)
-        reading = record.reading
-        block = Block(READINGS, {**labels, "gpu": reading.gpu}, reading) if reading else None
-        self._entries[record.pair] = _Entry(record, status, block)
+        status = Block(STATUS, record.pair._asdict(), record)
+        self._entries[record.pair] = _Entry(record, status, reading if record.reading else None)
 
     def _collector_failed(self, name: str) -> None:
         self._collector_failures[name] += 1
