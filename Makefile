@@ -32,11 +32,15 @@ bench: .venv/dev ## how exact and how cheap the measuring is, printed as tables
 bench-alerts: .venv/dev programs ## what the shipped alert rules catch and miss, on simulated histories
 	$(BIN)/python tests/bench/alerts/run.py $(ARGS)
 
-rules: .venv/dev ## write the alert rules
+rules: .venv/dev ## write the alert rules, the compose demo's too
 	$(BIN)/python deploy/prometheus/generate_rules.py --output deploy/prometheus/rules.yml
+	$(BIN)/python deploy/prometheus/generate_rules.py --step 15 --output deploy/compose/rules-demo.yml
 
 dashboards: .venv/dev ## write the Grafana dashboards
 	$(BIN)/python grafana/build.py
+
+chart: ## copy rules and dashboards into the Helm chart
+	sh deploy/helm/copy_files.sh
 
 docs: .venv/dev ## write the README's tables
 	$(BIN)/python tests/readme_tables.py
@@ -44,8 +48,9 @@ docs: .venv/dev ## write the README's tables
 image: ## build the container image
 	docker build -t ollama-throughput-exporter .
 
-test-containers: .venv/dev programs ## build and run the image and the compose files (root; needs buildah and podman)
-	$(BIN)/python -m pytest --durations=10 --run-containers $(ARGS)
+test-containers: .venv/dev programs ## build and run the image and the compose files (Debian, root)
+	sh tests/containers/prepare.sh
+	$(BIN)/python -m pytest tests/containers --run-containers $(ARGS)
 
 dist: .venv/dev ## the wheel and the source archive, in dist/
 	$(BIN)/python -m hatchling build
@@ -81,4 +86,4 @@ clean: ## remove what these targets made in this folder
 	$(INSTALL_SELF)
 	@touch .venv/demo
 
-.PHONY: help test lint demo run bench bench-alerts rules dashboards docs image test-containers dist lock programs clean
+.PHONY: help test lint demo run bench bench-alerts rules dashboards chart docs image test-containers dist lock programs clean
