@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 import re
 import socket
 import time
 from collections.abc import Callable, Sequence
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from exporter.errors import SettingsError
 from exporter.exposition import Format, render
 from exporter.metrics import ProbeMetrics
 from exporter.page import STYLE_HASH, page
 
-SHUTDOWN_SECONDS = 0.5
+SHUTDOWN_SECONDS = 0.25
 """How long a scrape under way may still take at shutdown."""
 _GZIP_LEVEL = 5
 _SECURITY_HEADERS = {
@@ -27,6 +29,10 @@ _SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
 }
+
+_log = logging.getLogger(__name__)
+# What a port scanner sends is no HTTP, and no error of ours.
+_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class WebServer:
@@ -53,7 +59,9 @@ class WebServer:
         app.router.add_get("/-/healthy", self._healthy)
         app.router.add_get("/-/ready", self._readiness)
         app.on_response_prepare.append(_secure)
-        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        self._runner = web.AppRunner(
+            app, handle_signals=False, access_log=None, logger=_log, shutdown_timeout=SHUTDOWN_SECONDS
+        )
 
     async def start(self) -> list[str]:
         """Listen on every address and return their URLs; port 0 takes a free one, an empty host is every interface.
@@ -88,7 +96,7 @@ class WebServer:
 
     async def _landing_page(self, _: web.Request) -> web.Response:
         text = page(self._metrics.rows(), self._telemetry_path, self._clock())
-        return web.Response(text=text, content_type="text/html")
+        return web.Response(body=text.encode(errors="replace"), content_type="text/html", charset="utf-8")
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="healthy\n")
