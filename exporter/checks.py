@@ -66,7 +66,7 @@ def _target(target: TargetPlan) -> Iterator[str]:
             " skipped"
         )
     for model in models:
-        if _likely_seconds(model) > model.timeout_seconds:
+        if model.expected_decode_tokens_per_second and _likely_seconds(model) > model.timeout_seconds:
             yield (
                 f"{model.model!r} likely needs {Duration(round(_likely_seconds(model)))} for its answer, and its"
                 f" timeout is {Duration(model.timeout_seconds)}: its readings would be truncated: lengthen timeout, or"

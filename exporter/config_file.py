@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 from exporter.errors import SettingsError
 from exporter.reference import dotted
 
+_KEY_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
 _REFERENCE = re.compile(r"(\$?)\$\{([^}]*)\}")
 
 
@@ -25,16 +26,15 @@ class Expanded(str):
 class _StrictLoader(yaml.SafeLoader):
     """Refuses a key that is no text or is written twice: YAML would let the last one win in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
-        self.flatten_mapping(node)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str) or key in seen:
-                what = "a key that is written twice" if isinstance(key, str) else "a key that is no word"
-                raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+        for key, _ in node.value:
+            if key.tag not in _KEY_TAGS or key.value in seen:
+                what = "a key that is written twice" if key.tag in _KEY_TAGS else "a key that is no word"
+                raise yaml.composer.ComposerError(None, None, what, key.start_mark)
+            seen.add(key.value)
+        return node
 
 
 def read_config_file(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:

@@ -168,6 +168,7 @@ def _shown(location: _Location, details: ErrorDetails) -> str:
     if "url" in location or "@" in text:
         text = redact_url(text)
     shown = json.dumps(text, ensure_ascii=False) if isinstance(value, str) else text
+    shown = shown.encode(errors="backslashreplace").decode()
     return shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + "..."
 
 

@@ -66,6 +66,14 @@ def _one_placeholder(template: str) -> str:
     return template
 
 
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half a character, which UTF-8 cannot say: write the whole one") from None
+    return text
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("empty: write some text, or leave the key out")
@@ -147,7 +155,7 @@ def _listenable(texts: tuple[str, ...]) -> tuple[str, ...]:
 def _username(username: str) -> str:
     if ":" in username:
         raise ValueError("a colon cannot be sent in a user name: write the password into password_file")
-    return _not_blank(username)
+    return username
 
 
 def not_empty(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
@@ -167,15 +175,15 @@ def first_repeated(values: Iterable[_Value]) -> _Value | None:
     return None
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
-Template = Annotated[str, AfterValidator(_one_placeholder)]
+Text = Annotated[str, AfterValidator(_encodable), AfterValidator(_not_blank)]
+Template = Annotated[str, AfterValidator(_encodable), AfterValidator(_one_placeholder)]
 NumPredict = Annotated[int, AfterValidator(_generates)]
 KeepAlive = Annotated[str | int | None, PlainValidator(_keep_alive)]
 Timeout = Annotated[Duration, PlainValidator(Duration.parse), AfterValidator(_positive)]
 Interval = Annotated[Duration, PlainValidator(Duration.parse), AfterValidator(_at_least_a_second)]
 Url = Annotated[ServerAddress, PlainValidator(_url)]
 Headers = Annotated[dict[str, SecretStr], AfterValidator(_sendable)]
-Username = Annotated[str, AfterValidator(_username)]
+Username = Annotated[Text, AfterValidator(_username)]
 SecretFile = Annotated[Path, _checked_by(check_secret_file)]
 TokenFile = Annotated[Path, _checked_by(check_token_file)]
 CaFile = Annotated[Path, _checked_by(check_ca_file)]

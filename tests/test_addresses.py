@@ -1,0 +1,234 @@
+"""URLs, `OLLAMA_HOST` and listen addresses are read as their owners read them, and nothing falls back to localhost."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv6Address
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ollama._client import _parse_host
+
+from exporter.addresses import ollama_host_url, parse_listen_address, parse_url, redact_url
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http://gpu-a:11434", "http://gpu-a:11434"),
+        ("HTTP://GPU-A:11434", "http://gpu-a:11434"),
+        ("http://gpu-a", "http://gpu-a:80"),
+        ("https://gpu-a", "https://gpu-a:443"),
+        ("gpu-a:11434", "http://gpu-a:11434"),
+        ("gpu-a:11434/ollama", "http://gpu-a:11434/ollama"),
+        ("http://gpu-a:11434/", "http://gpu-a:11434"),
+        ("https://example.com/ollama/", "https://example.com:443/ollama"),
+        ("http://[::1]:11434", "http://[::1]:11434"),
+        ("http://[2001:db8::7]", "http://[2001:db8::7]:80"),
+        ("http://0.0.0.0:11434", "http://127.0.0.1:11434"),
+        ("http://[::]:11434", "http://[::1]:11434"),
+        ("http://user:pass@gpu-a:11434/x", "http://gpu-a:11434/x"),
+        ("http://gpü:11434", "http://gpü:11434"),
+    ],
+)
+def test_urls_are_completed(text: str, url: str) -> None:
+    """Scheme and port are always in the result, user info and trailing slashes never."""
+    assert parse_url(text).url == url
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gpu-host", "neither scheme nor port: write it as http://HOST:11434"),
+        ("", "neither scheme nor port"),
+        ("/path", "neither scheme nor port"),
+        ("gpu-host:port", "neither scheme nor port"),
+        ("ftp://gpu-host", "not a scheme"),
+        ("://gpu-host", "not a scheme"),
+        ("http://", "no host"),
+        ("http://:11434", "no host"),
+        ("http:///path", "no host"),
+        ("http://gpu-host:", "no usable port"),
+        ("http://gpu-host:0", "no usable port"),
+        ("http://gpu-host:65536", "from 1 to 65535"),
+        ("http://gpu-host:http", "from 1 to 65535"),
+        ("http://::1:11434", "brackets"),
+        ("http://[::1:11434", "brackets"),
+        ("http://[gpu]:11434", "brackets"),
+        ("http://a..b:1", "not a host name"),
+        (f"http://{'a' * 64}:1", "not a host name"),
+        ("http://gpu host:1", "a blank"),
+        ("http://gpu\nhost:1", "a control character"),
+        ("http://gpu\\host:1", "a backslash"),
+        ("http://gpu:1/?a=b", "leave the query out"),
+        ("http://gpu:1#a", "leave the query out"),
+        ("http://user:pa#ss@gpu:1", "write %3F or %23"),
+        ("http://user:pa/ss@gpu:1", "write %2F"),
+        ("http://@gpu:1", "without a user name"),
+        ("http://:secret@gpu:1", "without a user name"),
+    ],
+)
+def test_urls_that_would_mean_something_else_are_refused(text: str, message: str) -> None:
+    """What the Ollama client reads as localhost, or not at all, is refused with the remedy."""
+    with pytest.raises(ValueError, match=message):
+        parse_url(text)
+
+
+@given(
+    scheme=st.sampled_from(["http://", "https://", ""]),
+    host=st.one_of(
+        st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z]{2,8})?", fullmatch=True),
+        st.ip_addresses(v=4).map(str),
+        st.ip_addresses(v=6).map(lambda address: f"[{address}]"),
+    ),
+    port=st.one_of(st.none(), st.integers(1, 65535)),
+    path=st.sampled_from(["", "/", "/a", "/a/b/"]),
+)
+def test_the_client_goes_where_the_url_says(scheme: str, host: str, port: int | None, path: str) -> None:
+    """The Ollama client takes every URL that comes out as it stands."""
+    if not scheme and port is None:
+        port = 1
+    url = parse_url(f"{scheme}{host}{f':{port}' if port else ''}{path}").url
+
+    assert _parse_host(url) == url
+
+
+@given(st.text())
+def test_any_text_is_a_url_or_refused(text: str) -> None:
+    """No text makes the reader fail in another way, and an accepted one holds no user info."""
+    for candidate in (text, f"http://{text}", f"http://{text}:11434"):
+        try:
+            address = parse_url(candidate)
+        except ValueError:
+            continue
+        assert _parse_host(address.url) == address.url
+        assert "@" not in address.url.partition("://")[2].partition("/")[0]
+
+
+def test_user_info_moves_out_of_the_url() -> None:
+    """User name and password are decoded, and neither stands in the URL or in what a developer prints."""
+    address = parse_url("http://us%40er:p%2Fa%3As@gpu-a:11434")
+
+    assert (address.username, address.password) == ("us@er", "p/a:s")
+    assert "us@er" not in repr(address)
+    assert "p/a:s" not in repr(address)
+    assert (parse_url("http://u@gpu-a:1").username, parse_url("http://u@gpu-a:1").password) == ("u", "")
+    assert parse_url("http://gpu-a:1").username is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://gpu-a:11434/x", "http://gpu-a:11434/x"),
+        ("http://user:hunter2@gpu-a", "http://***@gpu-a"),
+        ("http://user:hun/ter2@gpu-a", "http://***@gpu-a"),
+        ("http://user:hun?ter2@gpu-a", "http://***@gpu-a"),
+        ("http://user:hun@ter2@gpu-a", "http://***@gpu-a"),
+        ("http:/user:hunter2@gpu-a", "***@gpu-a"),
+        ("http://user:://hunter2@gpu-a", "***@gpu-a"),
+        ("http://gpu-a/?key=hunter2", "http://gpu-a/"),
+        ("http://gpu-a/#hun\nter2", "http://gpu-a/"),
+    ],
+)
+def test_redacted_urls_hold_no_secret(text: str, shown: str) -> None:
+    """However broken a URL is, its user info, query and fragment are not shown."""
+    assert redact_url(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("1.2.3.4", "http://1.2.3.4:11434"),
+        (":1234", "http://127.0.0.1:1234"),
+        ("1.2.3.4:1234", "http://1.2.3.4:1234"),
+        ("example.com", "http://example.com:11434"),
+        ("example.com:1234", "http://example.com:1234"),
+        ("http://1.2.3.4", "http://1.2.3.4:80"),
+        ("https://1.2.3.4", "https://1.2.3.4:443"),
+        ("https://1.2.3.4:1234", "https://1.2.3.4:1234"),
+        ("https://example.com", "https://example.com:443"),
+        ("example.com/ollama", "http://example.com:11434/ollama"),
+        ("https://example.com:1234/ollama", "https://example.com:1234/ollama"),
+        ("::1", "http://[::1]:11434"),
+        ("[::1]", "http://[::1]:11434"),
+        ("[::1]:1234", "http://[::1]:1234"),
+        ("[2001:db8::1]:1234", "http://[2001:db8::1]:1234"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("0.0.0.0:1234", "http://127.0.0.1:1234"),
+        ("[::]", "http://[::1]:11434"),
+        ("http://0.0.0.0:1234", "http://127.0.0.1:1234"),
+        (":66000", "http://127.0.0.1:11434"),
+        (":-1", "http://127.0.0.1:11434"),
+        ("https://example.com:66000", "https://example.com:443"),
+        (' " 1.2.3.4 " ', "http://1.2.3.4:11434"),
+        ("'1.2.3.4:1234'", "http://1.2.3.4:1234"),
+        ("ollama.com", "https://ollama.com:443"),
+        ("user:pass@example.com", "http://example.com:11434"),
+    ],
+)
+def test_ollama_host_means_what_it_means_to_ollama(value: str, url: str) -> None:
+    """Every form that Ollama's own reader takes leads to the same place, a listening address to this machine."""
+    assert parse_url(ollama_host_url(value)).url == url
+
+
+def test_a_scheme_that_is_none_is_not_taken_from_ollama_host() -> None:
+    """`OLLAMA_HOST` with a scheme that is not HTTP's is refused like such a URL."""
+    with pytest.raises(ValueError, match="not a scheme"):
+        parse_url(ollama_host_url("ftp://example.com"))
+
+
+def test_names_tell_machines_apart() -> None:
+    """A default name is host:port, and a loopback address, which is the same everywhere, becomes the host name."""
+    hostname = socket.gethostname()
+
+    assert parse_url("http://gpu-a").default_name == "gpu-a:80"
+    assert parse_url("http://[2001:db8::7]:1").default_name == "[2001:db8::7]:1"
+    for loopback in ("127.0.0.1", "127.1.2.3", "localhost", "ollama.localhost", "[::1]", "0.0.0.0"):
+        assert parse_url(f"http://{loopback}:11434").default_name == f"{hostname}:11434"
+
+
+def test_this_machine_is_known() -> None:
+    """Loopback, the host name and own addresses are this machine; documentation addresses and other names are not."""
+    routes = Path("/proc/net/fib_trie").read_text(encoding="ascii").splitlines()
+    own = {address.split()[-1] for address, kind in pairwise(routes) if "/32 host LOCAL" in kind}
+
+    assert own
+    for host in ("127.0.0.1", "localhost", "[::1]", socket.gethostname(), *own):
+        assert parse_url(f"http://{host}:11434").is_local
+    for host in ("192.0.2.1", "[2001:db8::7]", "gpu-a.example"):
+        assert not parse_url(f"http://{host}:11434").is_local
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":10434", ("", 10434)),
+        ("127.0.0.1:10434", ("127.0.0.1", 10434)),
+        ("[::1]:10434", ("::1", 10434)),
+        ("[::]:0", ("::", 0)),
+        ("localhost:1", ("localhost", 1)),
+    ],
+)
+def test_listen_addresses_are_read(text: str, address: tuple[str, int]) -> None:
+    """All machine addresses, one of them, IPv6 and a name can be listened on; port 0 lets the system choose."""
+    assert parse_listen_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10434", "host", "::1:10434", "[::1]", "[host]:1", "h:65536", "h:-1", "http://h:1"]
+)
+def test_other_listen_addresses_are_refused(text: str) -> None:
+    """What is no address to listen on is refused with the forms that are."""
+    with pytest.raises(ValueError, match=r"write .*\[::1\]:10434"):
+        parse_listen_address(text)
+
+
+@given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)), st.integers(0, 65535))
+def test_every_ip_address_can_be_listened_on(address: IPv4Address | IPv6Address, port: int) -> None:
+    """An IP address comes out as it went in."""
+    text = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    assert parse_listen_address(text) == (str(address), port)

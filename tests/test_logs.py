@@ -1,0 +1,182 @@
+"""A log line is one line, whatever is logged, and other libraries' chatter, which holds headers, stays out."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.logs import Format, JsonFormatter, Level, LogfmtFormatter, configure_logging
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    root, exporter = logging.getLogger(), logging.getLogger("exporter")
+    before = root.handlers[:], root.level, exporter.level
+    yield
+    logging.captureWarnings(capture=False)
+    root.handlers[:], root.level, exporter.level = before
+
+
+def _line(level: Level, form: Format, message: str, **fields: Any) -> str:
+    stream = io.StringIO()
+    configure_logging(level, form, stream)
+    logging.getLogger("exporter.test").info(message, extra={"fields": fields})
+    return stream.getvalue()
+
+
+def _fail(text: str) -> None:
+    raise ValueError(text)
+
+
+def _record(message: str, fields: dict[str, Any]) -> logging.LogRecord:
+    record = logging.LogRecord("exporter.test", logging.WARNING, "", 0, message, None, None)
+    record.created = 1_700_000_000.1234
+    record.fields = fields
+    return record
+
+
+def test_a_logfmt_line_reads_like_other_exporters() -> None:
+    """Time in UTC, level, logger, message, then the values; only what needs quotes has them."""
+    fields = {"target": "gpu-a", "model": "a b", "rate": 51.55123456, "ok": True, "gpu": None, "n": 3, "empty": ""}
+
+    assert LogfmtFormatter().format(_record("probe done", fields)) == (
+        'ts=2023-11-14T22:13:20.123Z level=warn logger=exporter.test msg="probe done"'
+        ' target=gpu-a model="a b" rate=51.5512 ok=true gpu=null n=3 empty=""'
+    )
+
+
+def test_a_json_line_keeps_the_types() -> None:
+    """Numbers stay numbers; what JSON cannot hold becomes text."""
+    fields = {"rate": 51.55, "n": 3, "ok": True, "gpu": None, "bad": math.nan, "path": ValueError("x")}
+
+    assert json.loads(JsonFormatter().format(_record("probe done", fields))) == {
+        "ts": "2023-11-14T22:13:20.123Z",
+        "level": "warn",
+        "logger": "exporter.test",
+        "msg": "probe done",
+        "rate": 51.55,
+        "n": 3,
+        "ok": True,
+        "gpu": None,
+        "bad": "nan",
+        "path": "x",
+    }
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_no_text_breaks_a_line(text: str) -> None:
+    """Newlines, quotes, control characters and half characters cannot forge a second line or a second value."""
+    record = _record(text, {"model": text})
+    logfmt, as_json = LogfmtFormatter().format(record), JsonFormatter().format(record)
+
+    for line in (logfmt, as_json):
+        assert len(line.splitlines()) == 1
+        assert line.isprintable()
+        line.encode()
+    if "://" not in text:
+        assert json.loads(as_json)["model"] == text
+        value = logfmt.partition(" model=")[2]
+        if value.startswith('"'):
+            assert json.loads(value) == text
+
+
+def test_a_value_with_an_equals_sign_is_quoted() -> None:
+    """A reader of logfmt must not take a part of a value for a key."""
+    assert (
+        LogfmtFormatter()
+        .format(_record("x", {"a": "b=c", "d": 'e"f', "g": "h\\i"}))
+        .endswith(' a="b=c" d="e\\"f" g="h\\\\i"')
+    )
+
+
+@pytest.mark.parametrize("form", ["logfmt", "json"])
+def test_a_traceback_stays_on_its_line(form: Format) -> None:
+    """An unforeseen exception is logged whole, in one value."""
+    stream = io.StringIO()
+    configure_logging("info", form, stream)
+    try:
+        _fail("two\nlines")
+    except ValueError:
+        logging.getLogger("exporter.test").exception("probe failed")
+
+    (line,) = stream.getvalue().splitlines()
+    assert "Traceback (most recent call last):\\n" in line
+    assert "ValueError: two\\nlines" in line
+
+
+@pytest.mark.parametrize("form", ["logfmt", "json"])
+def test_user_info_of_a_url_is_not_logged(form: Format) -> None:
+    """Even a URL that somebody else put into a message loses its password, in message, value and traceback."""
+    stream = io.StringIO()
+    configure_logging("info", form, stream)
+    try:
+        _fail("http://user:hunter2@c/")
+    except ValueError:
+        logging.getLogger("exporter.test").exception(
+            "http://user:hunter2@a", extra={"fields": {"url": "http://u:hunter2@b"}}
+        )
+
+    assert "hunter2" not in stream.getvalue()
+    assert "http://***@a" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("level", "written"),
+    [
+        ("debug", ["debug", "info", "warn", "error"]),
+        ("info", ["info", "warn", "error"]),
+        ("warn", ["warn", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_the_level_is_kept(level: Level, written: list[str]) -> None:
+    """What is below the level is not written."""
+    stream = io.StringIO()
+    configure_logging(level, "json", stream)
+    logger = logging.getLogger("exporter.test")
+    for method in (logger.debug, logger.info, logger.warning, logger.error):
+        method("x")
+
+    assert [json.loads(line)["level"] for line in stream.getvalue().splitlines()] == written
+
+
+def test_other_libraries_are_heard_from_warnings_on() -> None:
+    """At debug level HTTP libraries log headers: they must not, whatever level the user wants of this program."""
+    stream = io.StringIO()
+    configure_logging("debug", "json", stream)
+    for name in ("httpx", "httpcore.http11", "asyncio", "apscheduler.scheduler"):
+        logging.getLogger(name).debug("Authorization: hunter2")
+        logging.getLogger(name).info("Authorization: hunter2")
+        logging.getLogger(name).warning("careful")
+
+    assert [json.loads(line)["msg"] for line in stream.getvalue().splitlines()] == ["careful"] * 4
+
+
+def test_a_second_call_replaces_the_first() -> None:
+    """Configuring anew, as a reload does, neither doubles lines nor keeps the old form."""
+    assert _line("info", "json", "x").startswith("{")
+    assert _line("info", "logfmt", "x", a=1).count("\n") == 1
+    assert _line("warn", "logfmt", "x") == ""
+
+
+def test_warnings_are_logged() -> None:
+    """Python's own warnings become log lines instead of text in between."""
+    stream = io.StringIO()
+    configure_logging("info", "json", stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)
+        logging.captureWarnings(capture=True)
+        warnings.warn("old", UserWarning, stacklevel=1)
+
+    (line,) = stream.getvalue().splitlines()
+    assert (json.loads(line)["level"], json.loads(line)["logger"]) == ("warn", "py.warnings")
