@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -93,8 +93,8 @@ class Family(Generic[S]):
         unit = _UNIT.search(self.stem)
         return Metric(self.stem, self.help, self.kind, unit[1] if unit and self.kind != "info" else "")
 
-    def samples(self, labels: Labels, source: S) -> Iterator[Sample]:
-        """Yield the source's samples.
+    def told(self, source: S) -> Iterator[Point]:
+        """Yield the source's points, each checked.
 
         Raises ValueError for a value that must never be shown: not a number, infinite or negative.
         """
@@ -103,18 +103,25 @@ class Family(Generic[S]):
         except OverflowError as error:
             raise ValueError(f"{self.name} is beyond any number: {error}; nothing was updated") from error
         for suffix, own, value in points:
-            both = {name: _encodable(text) for name, text in {**labels, **own}.items()}
-            yield Sample(self.name + suffix, both, _checked(self.name + suffix, value))
+            yield suffix, own, _checked(self.name + suffix, value)
 
-    def lines(self, labels: Labels, source: S) -> bytes:
-        """Return the source's samples as lines, which are the same in both formats. Raises as `samples` does."""
+    def samples(self, labels: Labels, source: S) -> Iterator[Sample]:
+        """Yield the points as prometheus_client's samples. Raises as `told` does."""
+        for suffix, own, value in self.told(source):
+            encodable = {name: _encodable(text) for name, text in {**labels, **own}.items()}
+            yield Sample(self.name + suffix, encodable, value)
+
+    def lines(self, labels: str, source: S) -> bytes:
+        """Return the points as lines, which are the same in both formats; `labels` are written. Raises as `told`."""
         text = ""
-        for sample in self.samples(labels, source):
-            inner = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
-            text += f"{sample.name}{{{inner}}} {number(sample.value)}\n"
+        for suffix, own, value in self.told(source):
+            more = write_labels(own)
+            comma = "," if labels and more else ""
+            text += f"{self.name}{suffix}{{{labels}{comma}{more}}} {number(value)}\n"
         return text.encode()
 
 
+@lru_cache(1024)
 def number(value: float) -> str:
     """Return a number as both formats write it."""
     text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
@@ -137,8 +144,15 @@ def _encodable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+def write_labels(labels: Labels) -> str:
+    """Return labels as both formats write them, without braces."""
+    return ",".join([_label(name, value) for name, value in labels.items()])
+
+
+@lru_cache(1024)
+def _label(name: str, value: str) -> str:
+    escaped = _encodable(value).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return f'{name}="{escaped}"'
 
 
 class Block(Generic[S]):
@@ -149,7 +163,8 @@ class Block(Generic[S]):
     def __init__(self, families: Sequence[Family[S]], labels: Labels, source: S) -> None:
         self.labels = labels
         self.source = source
-        self.lines = tuple(family.lines(self.labels, source) for family in families)
+        written = write_labels(labels)
+        self.lines = tuple(family.lines(written, source) for family in families)
 
 
 class CachedMetric(Metric):
@@ -169,13 +184,9 @@ class CachedMetric(Metric):
     def samples(self, _: list[Sample]) -> None:
         """Ignore the empty list that `Metric` starts with."""
 
-    def lines(self) -> bytes:
-        """Return all sample lines of the family."""
-        return b"".join([block.lines[self._index] for block in self._blocks])
-
-    def header(self, format_: Format) -> bytes:
-        """Return the HELP and TYPE (and UNIT) lines."""
-        return _header(self._family, format_)
+    def parts(self, format_: Format) -> list[bytes]:
+        """Return the lines of the family, its HELP, TYPE and UNIT first."""
+        return [_header(self._family, format_), *[block.lines[self._index] for block in self._blocks]]
 
 
 def assemble(families: Sequence[Family[S]], blocks: Sequence[Block[S]]) -> Iterator[CachedMetric]:
@@ -243,10 +254,11 @@ def _header(family: Family[Any], format_: Format) -> bytes:
 
 def render(registry: CollectorRegistry, format_: Format, names: frozenset[str] = frozenset()) -> bytes:
     """Return one exposition; with `names`, only the samples so named (what `name[]` asks for)."""
-    parts, others = [], []
+    parts: list[bytes] = []
+    others: list[Metric] = []
     for metric in registry.collect():
         if isinstance(metric, CachedMetric):
-            parts += [metric.header(format_), metric.lines()]
+            parts += metric.parts(format_)
         else:
             others.append(metric)
     parts.append(encode(others, format_))

@@ -9,6 +9,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -52,6 +53,8 @@ class WebServer:
         self._telemetry_path = telemetry_path
         self._ready = ready
         self._clock = clock
+        # Threads of its own: the loop's wait for name servers, which may hang.
+        self._threads = ThreadPoolExecutor(2, "scrape")
         app = web.Application()
         app.router.add_get(telemetry_path, self._scrape)
         if telemetry_path != "/":
@@ -83,16 +86,23 @@ class WebServer:
     async def stop(self) -> None:
         """Close every address and connection, those that a slow client holds after at most twice SHUTDOWN_SECONDS."""
         await self._runner.cleanup()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _scrape(self, request: web.Request) -> web.Response:
         format_ = negotiate(",".join(request.headers.getall(hdrs.ACCEPT, [])))
         names = frozenset(request.query.getall("name[]", []))
-        body = render(self._metrics.registry, format_, names)
+        compressed = gzip_accepted(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, [])))
+        body = await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._exposition, format_, names, compressed
+        )
         headers = {hdrs.CONTENT_TYPE: format_.value, hdrs.VARY: "Accept, Accept-Encoding"}
-        if gzip_accepted(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, []))):
-            body = await asyncio.to_thread(gzip.compress, body, _GZIP_LEVEL)
+        if compressed:
             headers[hdrs.CONTENT_ENCODING] = "gzip"
         return web.Response(body=body, headers=headers)
+
+    def _exposition(self, format_: Format, names: frozenset[str], compressed: bool) -> bytes:  # noqa: FBT001
+        body = render(self._metrics.registry, format_, names)
+        return gzip.compress(body, _GZIP_LEVEL) if compressed else body
 
     async def _landing_page(self, _: web.Request) -> web.Response:
         text = page(self._metrics.rows(), self._telemetry_path, self._clock())
