@@ -57,9 +57,11 @@ def parse_keep_alive(value: Any) -> int | None:
     """Return nanoseconds: numbers are seconds, texts Go durations, anything negative is for ever."""
     if value is None:
         return None
+    if value == "0":
+        return 0
     if isinstance(value, str):
         parts = re.findall(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)", value)
-        if "".join(map("".join, parts)) != value.lstrip("+-") or not (parts or value == "0"):
+        if not parts or "".join(map("".join, parts)) != value.lstrip("+-"):
             raise OllamaError(400, f'time: invalid duration "{value}"')
         nanoseconds = sum(round(float(number) * GO_UNITS[unit]) for number, unit in parts)
         return FOREVER if value.startswith("-") else nanoseconds

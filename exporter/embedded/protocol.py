@@ -68,7 +68,7 @@ class OllamaServer:
         )
         self._stopping = False
         self._runner = web.AppRunner(
-            app, handle_signals=False, handler_cancellation=True, access_log=None, shutdown_timeout=0
+            app, handle_signals=False, handler_cancellation=True, access_log=None, shutdown_timeout=0.01
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
