@@ -55,6 +55,8 @@ class Recorder:
 
         def call(*arguments: Any) -> Any:
             real = [one.real if isinstance(one, Handle) else one for one in arguments]
+            if self.scene is None:
+                return found(*real)
             at = time.time()
             try:
                 answer = found(*real)

@@ -108,7 +108,11 @@ def by_activity(cards: Sequence[CardEvidence], subject: Subject, runner: int | N
         return Verdict(cards=risen, runner=runner, reason=f"{places} rose from idle during the probe")
     if all(quiet(card) for card in cards):
         return Verdict(cards=(), runner=runner, reason="every card stayed idle during the probe")
-    return Verdict(cards=None, reason="no process of the model is seen on a card, and no card's activity tells")
+    if any(card.seconds < WATCHED_SECONDS for card in cards):
+        return Verdict(
+            cards=None, reason="no runner of the model is seen on a card, and no long enough probe tells more"
+        )
+    return Verdict(cards=None, reason="no runner of the model is seen on a card, and no card clearly worked or idled")
 
 
 def rose(card: CardEvidence) -> bool:

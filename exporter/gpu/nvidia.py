@@ -7,7 +7,7 @@ import importlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from exporter.gpu import Card, Explanation, Subject, Watch
 from exporter.gpu.attribution import Verdict, attribute
@@ -22,12 +22,8 @@ from exporter.gpu.worker import Worker
 from exporter.plan import Pair
 from exporter.reading import Observation
 
-T = TypeVar("T")
-
 OPEN_SECONDS = 10.0
 """How long the driver may take to wake its cards: seconds, where persistence mode is off."""
-ANSWER_SECONDS = 1.0
-"""How long a probe waits for the driver, at its beginning and at its end."""
 SAMPLE_SECONDS = 0.25
 
 
@@ -43,7 +39,7 @@ async def open_nvidia(
 
     Raises NoDriverError, whose message says what is missing.
     """
-    worker = Worker()
+    worker = Worker(log)
     try:
         opening = asyncio.wrap_future(worker.submit(lambda: Nvml(load())))
         nvml = await asyncio.wait_for(opening, OPEN_SECONDS)
@@ -90,7 +86,6 @@ class NvidiaGpus:
         self._told: dict[Pair, str] = {}
         self._recordings: set[Recording] = set()
         self._sampling: asyncio.Task[None] | None = None
-        self._stuck: asyncio.Future[None] | None = None
 
     def cards(self) -> tuple[Card, ...]:
         """Return the cards found at start."""
@@ -100,7 +95,7 @@ class NvidiaGpus:
         """Begin to watch; a server elsewhere has no card here."""
         if not subject.local:
             return ClaimWatch(subject)
-        recording = await self.ask(lambda: self._record(subject))
+        recording = await self._worker.ask(lambda: self._record(subject))
         if recording is not None:
             self._recordings.add(recording)
             if self._sampling is None or self._sampling.done():
@@ -111,7 +106,7 @@ class NvidiaGpus:
         """Return how the label would be chosen by what is on the cards now."""
         if not subject.local:
             return claim(subject)
-        evidence = await self.ask(lambda: self._record(subject).end())
+        evidence = await self._worker.ask(lambda: self._record(subject).end())
         verdict = attribute(evidence, subject) if evidence else UNANSWERED
         choice = self._choose(verdict, subject)
         return Explanation(label=choice.label, reason=choice.reason)
@@ -127,29 +122,21 @@ class NvidiaGpus:
         if self._sampling is not None:
             self._sampling.cancel()
             await asyncio.gather(self._sampling, return_exceptions=True)
-        await self.ask(self._nvml.close)
+        await self._worker.ask(self._nvml.close)
         self._worker.close()
-
-    async def ask(self, function: Callable[[], T]) -> T | None:
-        """Return what `function` answers on the room's thread; None if the driver fails or takes too long."""
-        if self._stuck is not None and not self._stuck.done():
-            return None
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._worker.submit(function)), ANSWER_SECONDS)
-        except TimeoutError:
-            self._log.warning("the NVIDIA driver did not answer within %g s; going on without the GPU", ANSWER_SECONDS)
-            self._stuck = asyncio.wrap_future(self._worker.submit(lambda: None))
-        except Exception:  # noqa: BLE001 - a probe goes on, whatever a driver does
-            self._log.exception("the NVIDIA driver failed; going on without the GPU")
-        return None
 
     def first_token(self, recording: Recording) -> None:
         """Have the state begin, as soon as the thread is free."""
-        self._worker.submit(recording.first_token)
+        self._worker.tell(recording.first_token)
 
-    def release(self, recording: Recording) -> None:
+    def drop(self, recording: Recording) -> None:
         """Sample no more for a recording."""
         self._recordings.discard(recording)
+
+    async def end(self, recording: Recording) -> Evidence | None:
+        """End a recording and return what was seen; None where the driver does not answer."""
+        self.drop(recording)
+        return await self._worker.ask(recording.end)
 
     def observe(self, subject: Subject, evidence: Evidence | None) -> Observation:
         """Return what the evidence of a probe says, in the light of the probes before."""
@@ -183,7 +170,7 @@ class NvidiaGpus:
         while self._recordings:
             await asyncio.sleep(self._sample_seconds)
             recordings = tuple(self._recordings)
-            if not await self.ask(partial(self._sample_once, recordings)):
+            if not await self._worker.ask(partial(self._sample_once, recordings)):
                 return
 
     def _sample_once(self, recordings: Sequence[Recording]) -> bool:
@@ -210,13 +197,12 @@ class NvidiaWatch:
         """Return what was seen, at worst the label alone."""
         if self._recording is None:
             return self._gpus.observe(self._subject, None)
-        self._gpus.release(self._recording)
-        return self._gpus.observe(self._subject, await self._gpus.ask(self._recording.end))
+        return self._gpus.observe(self._subject, await self._gpus.end(self._recording))
 
     def abandon(self) -> None:
         """Forget what was recorded."""
         if self._recording is not None:
-            self._gpus.release(self._recording)
+            self._gpus.drop(self._recording)
 
 
 UNANSWERED = Verdict(cards=None, reason="the driver did not answer")

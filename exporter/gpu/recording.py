@@ -11,7 +11,9 @@ from exporter.gpu.nvml import Fixed, Nvml
 from exporter.gpu.processes import Processes
 
 LOOK_SECONDS = 1.0
-"""How often processes are looked for: the call for their SM time costs 2 ms."""
+"""How often the process list is read: 0.1 ms."""
+SHARES_SECONDS = 4.0
+"""How often SM times by process are asked for: 3 ms. The driver means them over all of the time asked for."""
 SHARE_LAG_SECONDS = 0.25
 """SM time is told for periods of about 0.2 s: the first one began before the probe, and may be another model's."""
 SHARES_TOLD_SECONDS = 0.5
@@ -32,23 +34,23 @@ class CardRecording:
 
     before: Sample
     samples: list[Sample]
-    start: Counters
+    start: Counters | None = None
     processes: dict[int, int | None] | None = None
     share_seconds: dict[int, float] = field(default_factory=dict)
-    looked_seconds: float = 0.0
+    told_seconds: float = 0.0
     """Over how long SM times were told."""
 
     def add_shares(self, shares: Mapping[int, float], seconds: float) -> None:
         """Add the mean shares of so many seconds."""
-        self.looked_seconds += seconds
+        self.told_seconds += seconds
         for pid, share in shares.items():
             self.share_seconds[pid] = self.share_seconds.get(pid, 0.0) + share * seconds
 
     def shares(self) -> Mapping[int, float] | None:
         """Return the mean shares since the beginning, None where too little was told."""
-        if self.looked_seconds <= 0 or (not self.share_seconds and self.looked_seconds < SHARES_TOLD_SECONDS):
+        if self.told_seconds <= 0 or (not self.share_seconds and self.told_seconds < SHARES_TOLD_SECONDS):
             return None
-        return {pid: seconds / self.looked_seconds for pid, seconds in self.share_seconds.items()}
+        return {pid: seconds / self.told_seconds for pid, seconds in self.share_seconds.items()}
 
     def evidence(self, fixed: Fixed, end: Counters, memory_used_bytes: int | None) -> CardEvidence:
         """Return what was seen of this card."""
@@ -75,14 +77,15 @@ class Recording:
         self._processes = processes
         self._clock = clock
         self._blob = blob
-        self._looked = clock.unix() + SHARE_LAG_SECONDS
+        self._looked = clock.unix()
+        self._told = self._looked + SHARE_LAG_SECONDS
         self._runners: dict[int, str] = {}
         self._visible: set[int] = set()
         self._met: set[int] = set()
         self._cards: list[CardRecording] = []
         for number in range(len(nvml.fixed)):
             before = nvml.sample(number, clock.monotonic())
-            self._cards.append(CardRecording(before, [before], nvml.counters(number, clock.monotonic)))
+            self._cards.append(CardRecording(before, [before]))
 
     def first_token(self) -> None:
         """Begin what is reported as the state."""
@@ -96,6 +99,8 @@ class Recording:
             card.samples.append(sample)
         if self._clock.unix() - self._looked >= LOOK_SECONDS:
             self._look()
+        if self._clock.unix() - self._told >= SHARES_SECONDS:
+            self._add_shares()
 
     def end(self) -> Evidence:
         """Read everything for the last time and return what was seen."""
@@ -103,6 +108,7 @@ class Recording:
         for number, card in enumerate(self._cards):
             card.samples.append(self._nvml.sample(number, self._clock.monotonic()))
         self._look()
+        self._add_shares()
         if self._blob not in self._runners.values():
             self._runners.update(self._processes.runners())
         return Evidence(
@@ -115,18 +121,26 @@ class Recording:
         )
 
     def _look(self) -> None:
-        """Ask who is on the cards, and whose SM time it was since the last look."""
-        now = self._clock.unix()
-        seconds = now - self._looked
+        """Ask who is on the cards."""
+        self._looked = self._clock.unix()
         for number, card in enumerate(self._cards):
             listed = self._nvml.processes(number)
             if listed is not None:
                 card.processes = {**(card.processes or {}), **listed}
-            shares = self._nvml.shares(number, self._looked) if seconds > 0 else None
+                self._meet(set(listed))
+
+    def _add_shares(self) -> None:
+        """Ask whose the SMs' time was since it was asked last."""
+        now = self._clock.unix()
+        since, seconds = self._told, now - self._told
+        if seconds <= 0:
+            return
+        self._told = now
+        for number, card in enumerate(self._cards):
+            shares = self._nvml.shares(number, since)
             if shares is not None:
                 card.add_shares(shares, seconds)
-            self._meet({*(listed or ()), *(shares or ())})
-        self._looked = max(now, self._looked)
+                self._meet(set(shares))
 
     def _meet(self, pids: set[int]) -> None:
         """Read the command lines of processes while they are alive."""
