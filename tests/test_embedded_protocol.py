@@ -1,0 +1,204 @@
+"""The protocol layer: what it takes down, what it refuses, and that nothing outlives it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+from exporter.embedded.engine import FOREVER, OllamaError, parse_keep_alive
+from exporter.embedded.protocol import OllamaServer
+from exporter.embedded.scenes import Scene, SceneKind
+from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+
+GENERATE = {"model": "llama3.1", "prompt": "Why?", "options": {"num_predict": 24}}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[OllamaServer]:
+    """Return a server with a quick model and an odd one."""
+    quick = ScriptedModel(tokens_per_second=10_000, prefill_seconds=0, load_seconds=0)
+    odd = ScriptedModel('odd "na{me}\n' + "ü" * 300, tokens_per_second=10_000, prefill_seconds=0, load_seconds=0)
+    async with OllamaServer(ScriptedEngine([quick, odd])) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: OllamaServer) -> AsyncIterator[httpx.AsyncClient]:
+    """Return a client of it."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=20, verify=False) as client:
+        yield client
+
+
+async def until(condition: Any) -> None:
+    """Wait until something holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - nothing sets an event
+            await asyncio.sleep(0.005)
+
+
+async def test_it_keeps_what_a_client_sent(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """Method, path, headers and body of each request are there for a test to read."""
+    await client.get("/api/ps", headers={"Authorization": "Bearer x"})
+    await client.post("/api/generate", json=GENERATE)
+    await client.post("/api/generate", content=b"{not json")
+    first, second, third = server.requests
+    assert (first.method, first.path, first.headers["authorization"], first.body) == (
+        "GET",
+        "/api/ps",
+        "Bearer x",
+        None,
+    )
+    assert (second.method, second.path, second.body) == ("POST", "/api/generate", GENERATE)
+    assert third.body == "{not json"
+
+
+async def test_it_keeps_a_bounded_number(
+    server: OllamaServer, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest go first."""
+    monkeypatch.setattr("exporter.embedded.protocol.REQUESTS_KEPT", 2)
+    for path in ("/", "/api/version", "/api/tags"):
+        await client.get(path)
+    assert [request.path for request in server.requests] == ["/api/version", "/api/tags"]
+
+
+async def test_it_counts_connections_and_those_that_clients_cut(server: OllamaServer) -> None:
+    """A client that leaves in the middle is counted once, one that reads to the end is not, and none stays open."""
+    server.engine.installed = [ScriptedModel(tokens_per_second=20, prefill_seconds=0, load_seconds=0)]
+    async with httpx.AsyncClient(base_url=server.url, timeout=20, verify=False) as client:
+        await client.post("/api/generate", json=GENERATE | {"options": {"num_predict": 2}})
+        assert (server.open_connections, server.client_disconnects) == (1, 0)
+        async with client.stream("POST", "/api/generate", json=GENERATE) as answer:
+            await anext(answer.aiter_lines())
+        await until(lambda: server.client_disconnects)
+    await until(lambda: not server.open_connections)
+    assert server.client_disconnects == 1
+
+
+async def test_stopping_ends_what_hangs_and_leaves_no_task(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """A stalled answer and a neighbour end with the server, which was not cut by its client."""
+    assert isinstance(server.engine, ScriptedEngine)
+    server.engine.play(Scene(SceneKind.STALL_BEFORE_FIRST_TOKEN))
+    server.engine.neighbour('odd "na{me}\n' + "ü" * 300)
+    request = asyncio.create_task(client.post("/api/generate", json=GENERATE))
+    await until(lambda: server.requests)
+    await server.stop()
+    with pytest.raises(httpx.RemoteProtocolError):
+        await request
+    assert server.client_disconnects == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await server.stop()
+
+
+async def test_it_starts_again_on_a_port_that_it_is_given(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """Down and up at one address, as a server that was restarted."""
+    port = int(server.url.rpartition(":")[2])
+    await server.stop()
+    with pytest.raises(httpx.ConnectError):
+        await client.get("/")
+    assert await server.start(port=port) == f"http://127.0.0.1:{port}"
+    assert (await client.get("/")).text == "Ollama is running"
+
+
+async def test_ollamas_own_client_understands_it(server: OllamaServer) -> None:
+    """Every answer passes the models of the `ollama` package."""
+    client = ollama.AsyncClient(server.url, verify=False, trust_env=False)
+    names = [model.model for model in (await client.list()).models]
+    assert names[0] == "llama3.1:latest"
+    assert (await client.show("llama3.1")).capabilities == ["completion"]
+    answer = await client.generate("llama3.1", "Why?", options={"num_predict": 24})
+    assert answer.response == ScriptedModel().answer(24)
+    (loaded,) = (await client.ps()).models
+    assert (loaded.name, loaded.context_length, loaded.size) == ("llama3.1:latest", 4096, loaded.size_vram)
+    stream = await client.generate("llama3.1", "Why?", options={"num_predict": 24}, stream=True)
+    assert "".join([str(part.response) async for part in stream]) == answer.response
+    with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as caught:
+        await client.generate("nope", "Why?")
+    assert caught.value.status_code == 404
+    await client._client.aclose()
+
+
+async def test_any_installed_name_is_found(client: httpx.AsyncClient) -> None:
+    """Names that Ollama would not let in are served where a test has installed them, and come back unharmed."""
+    name = (await client.get("/api/tags")).json()["models"][1]["name"]
+    assert name == 'odd "na{me}\n' + "ü" * 300 + ":latest"
+    answer = await client.post("/api/generate", json=GENERATE | {"model": name, "stream": False})
+    assert answer.json()["model"] == name
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (b"", 400, "missing request body"),
+        (b'{"model": ', 400, "unexpected EOF"),
+        (b'{"model": ?}', 400, "invalid character '?' looking for beginning of value"),
+        (b"[]", 400, "json: cannot unmarshal"),
+        (b'{"model": 5}', 400, "json: cannot unmarshal"),
+        (b'{"model": "llama3.1", "prompt": ["x"]}', 400, "json: cannot unmarshal"),
+        (b'{"model": "llama3.1", "options": {"temperature": "hot"}}', 500, '"temperature" must be of type float32'),
+        (b'{"model": "llama3.1", "options": {"use_mmap": 1}}', 500, '"use_mmap" must be of type boolean'),
+        (b'{"model": "llama3.1", "options": {"stop": "x"}}', 500, '"stop" must be of type array'),
+        (b'{"model": "llama3.1", "options": {"num_ctx": true}}', 500, '"num_ctx" must be of type integer'),
+        (b'{"model": "llama3.1", "keep_alive": true}', 400, "invalid keep_alive"),
+    ],
+)
+async def test_what_it_refuses(client: httpx.AsyncClient, body: bytes, status: int, text: str) -> None:
+    """Each mistake gets Ollama's status, and an error that names it."""
+    answer = await client.post("/api/generate", content=body)
+    assert answer.status_code == status
+    assert text in answer.json()["error"]
+
+
+async def test_an_error_without_streaming_has_its_own_status(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """What would be a last line of a stream is a 500 of an answer in one piece."""
+    assert isinstance(server.engine, ScriptedEngine)
+    scene = server.engine.play(Scene(SceneKind.DEAD_MODEL, after_tokens=5, text="gone"))
+    streamed = await client.post("/api/generate", json=GENERATE)
+    assert streamed.status_code == 200
+    assert "unexpected EOF" in json.loads(streamed.text.splitlines()[-1])["error"]
+    scene.end()
+    server.engine.play(Scene(SceneKind.ERROR_LINE, after_tokens=5, text="gone"))
+    whole = await client.post("/api/generate", json=GENERATE | {"stream": False})
+    assert (whole.status_code, whole.json()) == (500, {"error": "gone"})
+
+
+async def test_thinking_without_streaming_is_in_a_field_of_its_own(
+    server: OllamaServer, client: httpx.AsyncClient
+) -> None:
+    """Thinking and answer are each whole."""
+    thinker = ScriptedModel("r1", thinking_ratio=0.25, tokens_per_second=10_000, load_seconds=0)
+    server.engine.installed = [thinker]
+    answer = (await client.post("/api/generate", json=GENERATE | {"model": "r1", "stream": False})).json()
+    assert answer["thinking"] + answer["response"] == thinker.answer(24)
+    assert answer["thinking"] == thinker.answer(6)
+
+
+@pytest.mark.parametrize(
+    ("written", "nanoseconds"),
+    [
+        (None, None),
+        (0, 0),
+        ("0", 0),
+        (1.5, 1_500_000_000),
+        ("1h30m", 5_400_000_000_000),
+        ("1.5s", 1_500_000_000),
+        ("10ms", 10_000_000),
+        (-1, FOREVER),
+        ("-1s", FOREVER),
+    ],
+)
+def test_keep_alive_is_read_as_ollama_reads_it(written: Any, nanoseconds: int | None) -> None:
+    """Numbers are seconds, texts Go's durations, anything negative is for ever."""
+    assert parse_keep_alive(written) == nanoseconds
+
+
+@pytest.mark.parametrize("written", ["", "soon", "5", "5 m", "5m x", "m", [], True])
+def test_a_keep_alive_that_is_none_is_refused(written: Any) -> None:
+    """With 400."""
+    with pytest.raises(OllamaError) as caught:
+        parse_keep_alive(written)
+    assert caught.value.status == 400
