@@ -123,7 +123,7 @@ def test_a_run_that_outlasts_its_interval_counts_as_overlap() -> None:
 
 
 def test_marks_that_passed_while_the_loop_was_held_up_count_as_late() -> None:
-    """After a hold-up of more than three intervals there is one run, and the marks between are counted."""
+    """After a hold-up of more than three intervals there is one run, and the marks passed over are counted."""
 
     async def hold_up(loop: SimulatedLoop, _: Schedule) -> None:
         await asyncio.sleep(10 * MINUTE + 30)
@@ -133,7 +133,7 @@ def test_marks_that_passed_while_the_loop_was_held_up_count_as_late() -> None:
     log = simulate({A: (MINUTE, 0)}, 30 * MINUTE, meanwhile=hold_up)
 
     assert log.skips == {SkipReason.LATE: 2}
-    assert all(late - early >= MINUTE / 2 for early, late in zip(log.times(A), log.times(A)[1:], strict=False))
+    assert len(log.times(A)) == 30 - 2
 
 
 @pytest.mark.parametrize("step", [-HOUR, HOUR, DAY, -DAY, 0.7])
