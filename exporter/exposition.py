@@ -172,17 +172,13 @@ class CachedMetric(Metric):
 
     def __init__(self, family: Family[Any], index: int, blocks: Sequence[Block[Any]]) -> None:
         self._family, self._index, self._blocks = family, index, blocks
-        empty = family.metric()
-        super().__init__(empty.name, empty.documentation, empty.type, empty.unit)
+        empty = _empty(family)  # checked once, not at each scrape
+        self.name, self.documentation, self.type, self.unit = empty.name, empty.documentation, empty.type, empty.unit
 
     @property
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[Sample]:  # type: ignore[override]
         """The samples, made anew."""
         return [sample for block in self._blocks for sample in self._family.samples(block.labels, block.source)]
-
-    @samples.setter
-    def samples(self, _: list[Sample]) -> None:
-        """Ignore the empty list that `Metric` starts with."""
 
     def parts(self, format_: Format) -> list[bytes]:
         """Return the lines of the family, its HELP, TYPE and UNIT first."""
@@ -245,6 +241,11 @@ def encode(metrics: Iterable[Metric], format_: Format) -> bytes:
         return generate_latest(batch)
     encoded: bytes = openmetrics.generate_latest(batch)  # type: ignore[no-untyped-call]
     return encoded.removesuffix(_OPENMETRICS_END)
+
+
+@cache
+def _empty(family: Family[Any]) -> Metric:
+    return family.metric()
 
 
 @cache

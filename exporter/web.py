@@ -21,7 +21,7 @@ from exporter.page import STYLE_HASH, page
 
 SHUTDOWN_SECONDS = 0.25
 """How long a scrape under way may still take at shutdown."""
-_GZIP_LEVEL = 5
+_GZIP_LEVEL = 1  # a third of the time of level 5, and a tenth longer
 _SECURITY_HEADERS = {
     "Content-Security-Policy": f"default-src 'none'; style-src '{STYLE_HASH}'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
@@ -53,7 +53,7 @@ class WebServer:
         self._telemetry_path = telemetry_path
         self._ready = ready
         self._clock = clock
-        # Threads of its own: the loop's wait for name servers, which may hang.
+        # Not the loop's own threads: those wait for name servers, which may hang.
         self._threads = ThreadPoolExecutor(2, "scrape")
         app = web.Application()
         app.router.add_get(telemetry_path, self._scrape)
@@ -92,21 +92,25 @@ class WebServer:
         format_ = negotiate(",".join(request.headers.getall(hdrs.ACCEPT, [])))
         names = frozenset(request.query.getall("name[]", []))
         compressed = gzip_accepted(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, [])))
-        body = await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._exposition, format_, names, compressed
-        )
+        body = await self._in_thread(lambda: self._exposition(format_, names, compressed=compressed))
         headers = {hdrs.CONTENT_TYPE: format_.value, hdrs.VARY: "Accept, Accept-Encoding"}
         if compressed:
             headers[hdrs.CONTENT_ENCODING] = "gzip"
         return web.Response(body=body, headers=headers)
 
-    def _exposition(self, format_: Format, names: frozenset[str], compressed: bool) -> bytes:  # noqa: FBT001
+    def _exposition(self, format_: Format, names: frozenset[str], *, compressed: bool) -> bytes:
         body = render(self._metrics.registry, format_, names)
         return gzip.compress(body, _GZIP_LEVEL) if compressed else body
 
     async def _landing_page(self, _: web.Request) -> web.Response:
-        text = page(self._metrics.rows(), self._telemetry_path, self._clock())
-        return web.Response(body=text.encode(errors="replace"), content_type="text/html", charset="utf-8")
+        body = await self._in_thread(self._page)
+        return web.Response(body=body, content_type="text/html", charset="utf-8")
+
+    def _page(self) -> bytes:
+        return page(self._metrics.rows(), self._telemetry_path, self._clock()).encode(errors="replace")
+
+    async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="healthy\n")

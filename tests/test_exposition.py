@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -223,6 +224,16 @@ def test_broken_collector_costs_its_own_series(caplog: pytest.LogCaptureFixture)
     assert registry.get_sample_value(*counter) == 3.0
 
 
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Make threads take turns a hundred times as often."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(usual / 100)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("switching")
 @pytest.mark.parametrize("format_", Format)
 def test_scrape_never_mixes_two_runs(format_: Format) -> None:
     """A scrape from another thread, while readings arrive, shows values of one run only, and the whole of it."""
@@ -242,7 +253,7 @@ def test_scrape_never_mixes_two_runs(format_: Format) -> None:
     thread = threading.Thread(target=scrape)
     thread.start()
     run = 0
-    while len(seen) < 40:
+    while len({tuple(values) for values in seen}) < 10 and thread.is_alive():
         run += 1
         metrics.succeeded(pair, replace(FULL, words=run, elapsed_seconds=run, output_tokens=run), 1.0)
         metrics.add_pair(Pair("gpu-b", f"model {run % 50}"), PLAN)
@@ -250,6 +261,4 @@ def test_scrape_never_mixes_two_runs(format_: Format) -> None:
     stop.set()
     thread.join()
 
-    found = [values for values in seen if values]
-    assert len({min(values) for values in found}) > 1
-    assert all(len(values) == len(words) and len(set(values)) == 1 for values in found)
+    assert all(len(values) == len(words) and len(set(values)) == 1 for values in seen if values)

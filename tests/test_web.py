@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -400,6 +401,34 @@ async def test_many_scrapes_at_once(world: World, client: httpx.AsyncClient) -> 
     told = [[sample.value for metric in parse_text(r.text) for sample in metric.samples] for r in responses]
     assert len(told) == 50
     assert all(len(values) in {0, 2} and len(set(values)) <= 1 for values in told)
+
+
+async def test_name_servers_that_hang_hold_up_no_scrape(client: httpx.AsyncClient) -> None:
+    """A scrape does not queue behind the look-ups of names, which take all the threads of the event loop."""
+    hang = threading.Event()
+    loop = asyncio.get_running_loop()
+    hanging = [loop.run_in_executor(None, hang.wait) for _ in range(40)]
+    try:
+        for path in ("/metrics", "/"):
+            assert (await client.get(path)).status_code == 200
+    finally:
+        hang.set()
+        await asyncio.gather(*hanging)
+
+
+async def test_stop_leaves_no_thread(world: World) -> None:
+    """The threads that scrapes are made in end with the server."""
+    server = world.server()
+    [url] = await server.start()
+    async with httpx.AsyncClient(trust_env=False) as client:
+        await asyncio.gather(*(client.get(f"{url}/metrics") for _ in range(4)))
+    scrapers = [thread for thread in threading.enumerate() if thread.name.startswith("scrape")]
+    assert scrapers
+
+    await server.stop()
+
+    for thread in scrapers:
+        await asyncio.to_thread(thread.join)
 
 
 async def test_bytes_that_are_no_http(world: World, caplog: pytest.LogCaptureFixture) -> None:
