@@ -15,6 +15,7 @@ import pynvml
 
 RECORDINGS = Path(__file__).parent / "recordings"
 MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+UNRECORDED = [0.0, {"error": pynvml.NVML_ERROR_NOT_SUPPORTED}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def struct(answer: Any) -> Any:
 
 @dataclass
 class Replay:
-    """Answers as the recorded driver did at the time that comes nearest to `now`."""
+    """Answers as the recorded driver did at the time nearest to `now`; what was never asked is not supported."""
 
     calls: dict[str, list[list[Any]]]
     now: Callable[[], float]
@@ -120,7 +121,7 @@ class Replay:
             elif name == "nvmlDeviceGetHandleByIndex":
                 answer = Handle(arguments[0])
             else:
-                answers = self.calls[key(name, arguments)]
+                answers = self.calls.get(key(name, arguments), [UNRECORDED])
                 answer = min(answers, key=lambda one: abs(one[0] - self.now()))[1]
             change = self.changes.get(name)
             if change is not None:

@@ -26,7 +26,14 @@ ACTIVE_UTILIZATION = 0.10
 QUIET_POWER = 1.10
 """Mean power over that just before the request, up to which a card did nothing: an idle H100 moves by 2 %."""
 ACTIVE_POWER = 1.25
-"""Likewise, from which it worked: an H100 that generates draws 3.6 times its idle power."""
+"""Likewise, from which a card that was not busy worked: an H100 that generates draws 3.6 times its idle power."""
+BUSY_UTILIZATION = 0.5
+"""Utilisation just before the request from which a card may have been busy with something else."""
+STEEP_POWER = 2.0
+"""Likewise, from which even such a card worked: at its power limit it moves by half, and utilisation lags half a second
+behind the probe before."""
+OF_BUSIEST = 0.3
+"""A card less busy than this share of the busiest only did something else meanwhile: layers are spread about evenly."""
 POWER_NOISE_WATTS = 8.0
 """What a small card's power may move by while it does nothing."""
 WATCHED_SECONDS = 1.0
@@ -97,7 +104,7 @@ def works(card: CardEvidence, runner: int, largest: int) -> bool:
 
 def by_activity(cards: Sequence[CardEvidence], subject: Subject, runner: int | None) -> Verdict:
     """Return the cards that rose during the probe, nothing where all stayed quiet, None where neither can be said."""
-    risen = tuple(number for number, card in enumerate(cards) if rose(card))
+    risen = busiest({number: card for number, card in enumerate(cards) if rose(card)})
     if risen:
         places = " and ".join(f"card {number}" for number in risen)
         claimed = subject.size_vram_bytes
@@ -115,14 +122,21 @@ def by_activity(cards: Sequence[CardEvidence], subject: Subject, runner: int | N
     return Verdict(cards=None, reason="no runner of the model is seen on a card, and no card clearly worked or idled")
 
 
+def busiest(risen: Mapping[int, CardEvidence]) -> tuple[int, ...]:
+    """Return those cards that were about as busy as the busiest of them."""
+    utilization = {number: card.utilization_ratio or 0.0 for number, card in risen.items()}
+    least = OF_BUSIEST * max(utilization.values(), default=0.0)
+    return tuple(number for number, busy in utilization.items() if busy >= least)
+
+
 def rose(card: CardEvidence) -> bool:
     """Return whether a card worked during the probe and did not just before it."""
     if card.before is None:
         return False
-    utilization, utilization_before = card.utilization_ratio, card.before.utilization_ratio
-    if utilization is not None and utilization - (utilization_before or 0.0) >= ACTIVE_UTILIZATION:
-        return True
-    return grew(card, ACTIVE_POWER) is True
+    during, before = card.utilization_ratio, card.before.utilization_ratio or 0.0
+    if before >= BUSY_UTILIZATION:
+        return grew(card, STEEP_POWER) is True
+    return (during is not None and during - before >= ACTIVE_UTILIZATION) or grew(card, ACTIVE_POWER) is True
 
 
 def quiet(card: CardEvidence) -> bool:

@@ -129,6 +129,10 @@ class NvidiaGpus:
         """Have the state begin, as soon as the thread is free."""
         self._worker.tell(recording.first_token)
 
+    async def sample(self) -> bool:
+        """Sample every card once for all watches; False where the driver does not answer."""
+        return await self._worker.ask(partial(self._sample_once, tuple(self._recordings))) is not None
+
     def drop(self, recording: Recording) -> None:
         """Sample no more for a recording."""
         self._recordings.discard(recording)
@@ -169,8 +173,7 @@ class NvidiaGpus:
     async def _sample(self) -> None:
         while self._recordings:
             await asyncio.sleep(self._sample_seconds)
-            recordings = tuple(self._recordings)
-            if not await self._worker.ask(partial(self._sample_once, recordings)):
+            if not await self.sample():
                 return
 
     def _sample_once(self, recordings: Sequence[Recording]) -> bool:

@@ -11,9 +11,7 @@ from exporter.gpu.nvml import Fixed, Nvml
 from exporter.gpu.processes import Processes
 
 LOOK_SECONDS = 1.0
-"""How often the process list is read: 0.1 ms."""
-SHARES_SECONDS = 4.0
-"""How often SM times by process are asked for: 3 ms. The driver means them over all of the time asked for."""
+"""How often processes are looked for. It costs 3 ms, but the driver drops a process from its SM times when it ends."""
 SHARE_LAG_SECONDS = 0.25
 """SM time is told for periods of about 0.2 s: the first one began before the probe, and may be another model's."""
 SHARES_TOLD_SECONDS = 0.5
@@ -99,8 +97,6 @@ class Recording:
             card.samples.append(sample)
         if self._clock.unix() - self._looked >= LOOK_SECONDS:
             self._look()
-        if self._clock.unix() - self._told >= SHARES_SECONDS:
-            self._add_shares()
 
     def end(self) -> Evidence:
         """Read everything for the last time and return what was seen."""
@@ -108,7 +104,6 @@ class Recording:
         for number, card in enumerate(self._cards):
             card.samples.append(self._nvml.sample(number, self._clock.monotonic()))
         self._look()
-        self._add_shares()
         if self._blob not in self._runners.values():
             self._runners.update(self._processes.runners())
         return Evidence(
@@ -121,26 +116,18 @@ class Recording:
         )
 
     def _look(self) -> None:
-        """Ask who is on the cards."""
+        """Ask who is on the cards, and whose SM time it was since the last look."""
         self._looked = self._clock.unix()
+        since, seconds = self._told, self._looked - self._told
         for number, card in enumerate(self._cards):
             listed = self._nvml.processes(number)
             if listed is not None:
                 card.processes = {**(card.processes or {}), **listed}
-                self._meet(set(listed))
-
-    def _add_shares(self) -> None:
-        """Ask whose the SMs' time was since it was asked last."""
-        now = self._clock.unix()
-        since, seconds = self._told, now - self._told
-        if seconds <= 0:
-            return
-        self._told = now
-        for number, card in enumerate(self._cards):
-            shares = self._nvml.shares(number, since)
+            shares = self._nvml.shares(number, since) if seconds > 0 else None
             if shares is not None:
                 card.add_shares(shares, seconds)
-                self._meet(set(shares))
+            self._meet({*(listed or ()), *(shares or ())})
+        self._told = max(self._told, self._looked)
 
     def _meet(self, pids: set[int]) -> None:
         """Read the command lines of processes while they are alive."""

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 import pynvml
 from nvml_recording import Recorder
@@ -43,10 +43,13 @@ log = logging.getLogger("check_card")
 class Load:
     """A child that loads cards for so many seconds when told to."""
 
+    alive: ClassVar[list[Load]] = []
+
     def __init__(self, cards: str, model: str | None = None) -> None:
         named = [] if model is None else ["--model", f"/models/blobs/sha256-{model}"]
         command = [sys.executable, str(LOAD), *named, "--cards", cards]
         self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.alive.append(self)
         self._hear()
 
     def begin(self, seconds: float) -> None:
@@ -65,6 +68,7 @@ class Load:
     def end(self) -> None:
         """Let the child go."""
         assert self.child.stdin is not None
+        self.alive.remove(self)
         self.child.stdin.close()
         self.child.wait(20)
 
@@ -125,7 +129,7 @@ class Check:
             self.say("  instead", Counter(f"{one.label} {dict(one.contended)}" for one in seen if not good(one)))
         return seen
 
-    async def record(self, scene: str, one: Callable[[], Awaitable[Observation]], children: list[Load]) -> None:
+    async def record(self, scene: str, one: Callable[[], Awaitable[Observation]]) -> None:
         """Probe once and keep every answer of the driver."""
         await asyncio.sleep(0.6)
         self.recorder.scene = scene
@@ -136,7 +140,7 @@ class Check:
             "began": min(times),
             "first_token": round(min(times) + FIRST_TOKEN_SECONDS, 4),
             "ended": max(times),
-            "cmdlines": {str(one.child.pid): " ".join(map(str, one.child.args)) for one in children},  # type: ignore[arg-type]
+            "cmdlines": {str(one.child.pid): " ".join(map(str, one.child.args)) for one in Load.alive},  # type: ignore[arg-type]
             "seen": {"label": seen.label, "contended": dict(seen.contended)},
         }
 
@@ -233,8 +237,8 @@ async def check_sharing(check: Check, runner: Load, foreign: Load) -> None:
     # No bar: the driver names whoever had the SMs when it looked, five times a second, and may miss a short guest.
     await check.many("a load for 0.8 s within: `gpu`", 10, within, seen_as_gpu, bar=False)
     await check.many("right after a second load: nobody else seen", 10, just_after, alone)
-    await check.record("alone", lambda: check.probe(runner), [runner, foreign])
-    await check.record("beside_foreign", beside, [runner, foreign])
+    await check.record("alone", lambda: check.probe(runner))
+    await check.record("beside_foreign", beside)
 
 
 async def check_models(check: Check, runner: Load, other: Load) -> None:
@@ -258,7 +262,7 @@ async def check_models(check: Check, runner: Load, other: Load) -> None:
         seen = [await check.probe(runner, seconds=seconds) for _ in range(5)]
         utilizations = [one.state and one.state.utilization_ratio for one in seen]
         check.say(f"probes of {seconds} s", f"{Counter(str(dict(one.contended)) for one in seen)}, {utilizations}")
-    await check.record("beside_model", beside, [runner, other])
+    await check.record("beside_model", beside)
 
 
 async def check_energy(check: Check, runner: Load) -> None:
@@ -333,7 +337,7 @@ async def check_fallback(check: Check, runner: Load, foreign: Load, fallen: Load
 
     await check.many("a runner on the CPU, the card idle: cpu", 5, idle, lambda one: one.label == CPU)
     await check.many("a runner on the CPU beside a load: cpu", 5, beside, lambda one: one.label == CPU)
-    await check.record("cpu_beside_foreign", beside, [fallen, foreign])
+    await check.record("cpu_beside_foreign", beside)
     blind = await open_nvidia(log, lambda: pynvml, processes=Processes(Path("/nowhere")))
 
     def by_activity() -> Awaitable[Observation]:
@@ -346,7 +350,7 @@ async def check_fallback(check: Check, runner: Load, foreign: Load, fallen: Load
     await check.many("pids mean nothing: the card by its activity", 5, by_activity, lambda one: one.label == names[0])
     await check.many("pids mean nothing: nobody else seen", 5, by_activity, alone)
     await check.many("pids mean nothing, a runner on the CPU: cpu", 5, by_quiet, lambda one: one.label == CPU)
-    await check.record("cpu_idle", idle, [fallen])
+    await check.record("cpu_idle", idle)
 
 
 async def check_two(check: Check) -> None:
@@ -380,8 +384,8 @@ async def check_two(check: Check) -> None:
         lambda one: one.label == pair,
     )
     check.say("  nobody else seen", sum(map(alone, by_activity)))
-    await check.record("two_cards", lambda: check.probe(both), [first, both, foreign])
-    await check.record("foreign_on_other_card", beside, [first, both, foreign])
+    await check.record("two_cards", lambda: check.probe(both))
+    await check.record("foreign_on_other_card", beside)
     for child in (first, both, foreign):
         child.end()
 
@@ -427,7 +431,12 @@ async def main() -> int:
         await check_one(check, gpus._nvml)
     if options.record:
         scenes = {name: {**check.scenes.get(name, {}), "calls": calls} for name, calls in recorder.scenes.items()}
-        options.record.write_text(anonymous(json.dumps(scenes, separators=(",", ":")), check))
+        driver = gpus.cards()[0].driver_version
+        about = (
+            f"By tests/device/check_card.py on {len(check.names)} x {check.names[0]}, driver {driver}; uuids replaced."
+        )
+        text = json.dumps({"about": about, "scenes": scenes}, separators=(",", ":"))
+        options.record.write_text(anonymous(text, check) + "\n")
     check.say("bars missed", check.missed or "none")
     await gpus.close()
     return 1 if check.missed else 0
