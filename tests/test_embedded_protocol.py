@@ -79,6 +79,17 @@ async def test_it_counts_connections_and_those_that_clients_cut(server: OllamaSe
     assert server.client_disconnects == 1
 
 
+async def test_a_client_that_leaves_a_stall_is_noticed(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """Nothing is being sent, and yet its slot is free at once for the next."""
+    assert isinstance(server.engine, ScriptedEngine)
+    server.engine.play(Scene(SceneKind.STALL_BEFORE_FIRST_TOKEN, times=1))
+    request = asyncio.create_task(client.post("/api/generate", json=GENERATE))
+    await until(lambda: server.requests)
+    request.cancel()
+    await until(lambda: server.client_disconnects)
+    assert (await client.post("/api/generate", json=GENERATE)).status_code == 200
+
+
 async def test_stopping_ends_what_hangs_and_leaves_no_task(server: OllamaServer, client: httpx.AsyncClient) -> None:
     """A stalled answer and a neighbour end with the server, which was not cut by its client."""
     assert isinstance(server.engine, ScriptedEngine)
@@ -175,6 +186,8 @@ async def test_thinking_without_streaming_is_in_a_field_of_its_own(
     answer = (await client.post("/api/generate", json=GENERATE | {"model": "r1", "stream": False})).json()
     assert answer["thinking"] + answer["response"] == thinker.answer(24)
     assert answer["thinking"] == thinker.answer(6)
+    told = GENERATE | {"model": "r1", "stream": False, "think": False}
+    assert (await client.post("/api/generate", json=told)).json()["response"] == thinker.answer(24)
 
 
 @pytest.mark.parametrize(
