@@ -24,7 +24,7 @@ _LEVELS: Mapping[Level, int] = {
     "error": logging.ERROR,
 }
 _PLAIN = re.compile(r"[^\s\"=\\]+")
-_USER_INFO = re.compile(r"(?<=://)[^\s/@]*@")
+_USER_INFO = re.compile(r"(?<=://)[^\s/]*@")
 
 
 def configure_logging(level: Level, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name

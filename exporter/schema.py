@@ -11,7 +11,7 @@ from exporter.addresses import parse_listen_address
 from exporter.durations import Duration
 from exporter.plan import TargetPlan
 from exporter.target_schema import DEFAULT_MODEL, STRICT, ProbeSettings, TargetSettings
-from exporter.values import Interval, ListenAddresses, TelemetryPath, first_repeated, not_empty
+from exporter.values import Interval, ListenAddresses, TelemetryPath, Whole, first_repeated, not_empty
 
 ENVIRONMENT_PREFIX = "OLLAMA_PROBE_"
 
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
         description="Time between two probes of a model. 5m suits a dedicated server; the shipped rules serve 1m to"
         " 6h.",
     )
-    max_concurrent_probes: int = Field(4, ge=1, description="Targets probed at the same time.")
+    max_concurrent_probes: Whole = Field(4, ge=1, description="Targets probed at the same time.")
     probe: ProbeSettings = Field(
         ProbeSettings(),
         description="The work of a probe. Any of its keys, and `interval`, may be set again on a target or a model.",

@@ -26,6 +26,7 @@ __all__ = ["Settings", "load_settings"]
 _Location = tuple[str | int, ...]
 _SHORT_CUTS = ("url", "model", "gpu", "interval")
 _MAY_BE_SECRET = frozenset({"headers", "basic_auth", "bearer_token_file"})
+_FORMS_OF_MODELS = {("models", LIST_TAG), ("models", WORD_TAG)}
 _SHOWN_CHARACTERS = 80
 _NOT_A_SECTION = "not a section: write `key: value` lines below it, or leave it out"
 _REMEDIES = {
@@ -138,8 +139,8 @@ class _Places(NamedTuple):
                 and (self.is_single or not of_target)
             ):
                 return flag.option
-        if self.is_single and location == ("targets", 0, "url"):
-            return "OLLAMA_HOST"
+        if self.is_single and location[:1] == ("targets",):
+            return "OLLAMA_HOST" if "url" in location else "--model"
         for length in range(len(location), 0, -1):
             if location[:length] in self.variables:
                 rest = dotted(location[length:])
@@ -150,7 +151,10 @@ class _Places(NamedTuple):
 
 
 def _problem(details: ErrorDetails, places: _Places) -> str:
-    location = tuple(part for part in details["loc"] if part not in {LIST_TAG, WORD_TAG})
+    loc = details["loc"]
+    location = tuple(
+        part for before, part in zip(("", *loc), loc, strict=False) if (before, part) not in _FORMS_OF_MODELS
+    )
     parts = places.name(location), _shown(location, details), _remedy(location, details)
     return ": ".join(part for part in parts if part)
 

@@ -15,6 +15,7 @@ from exporter.values import (
     Interval,
     KeepAlive,
     NumPredict,
+    Real,
     SecretFile,
     Template,
     Text,
@@ -22,6 +23,7 @@ from exporter.values import (
     TokenFile,
     Url,
     Username,
+    Whole,
     first_repeated,
     not_empty,
 )
@@ -48,8 +50,8 @@ class ProbeSettings(BaseModel):
     num_predict: NumPredict = Field(
         256, description="Tokens to generate: 16 or more; `-1` lets the model end by itself, as the reference program."
     )
-    temperature: float = Field(0.0, ge=0, description="Sampling temperature; 0 asks for the same words each time.")
-    seed: int = Field(42, description="Sampling seed.")
+    temperature: Real = Field(0.0, ge=0, description="Sampling temperature; 0 asks for the same words each time.")
+    seed: Whole = Field(42, description="Sampling seed.")
     reasoning: bool = Field(default=False, description="Whether a thinking model is to think.")
     timeout: Timeout = Field(
         Duration(120), description="Deadline of the measured request, a wait for Ollama's slot included."
@@ -82,7 +84,7 @@ class ModelSettings(_Overrides):
     """One model of a target; a bare name stands for one with nothing else set."""
 
     name: Text = Field(description="The model's name as Ollama knows it; `:latest` may be left out.")
-    expected_decode_tokens_per_second: float | None = Field(
+    expected_decode_tokens_per_second: Real | None = Field(
         None, gt=0, description="The decode rate that is normal here, from `calibrate`; alerts can compare with it."
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, PlainValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SecretStr
 from pydantic_settings import NoDecode
 
 from exporter.addresses import ServerAddress, parse_listen_address, parse_url
@@ -32,6 +32,12 @@ _OWN_HEADERS = frozenset(
         "upgrade",
     }
 )
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("not a number: write one")  # noqa: TRY004 - pydantic collects ValueErrors
+    return value
 
 
 def _positive(duration: Duration) -> Duration:
@@ -87,7 +93,7 @@ def _keep_alive(value: object) -> str | int | None:
     text = str(value)
     if re.fullmatch(r"[+-]?[0-9]+", text, re.ASCII):
         kept: str | int = int(text)
-        seconds = float(kept)
+        seconds = Duration.parse(text.lstrip("+-") + "s")
     elif isinstance(value, str):
         kept = text
         seconds = Duration.parse(text.removeprefix("-"))
@@ -177,7 +183,9 @@ def first_repeated(values: Iterable[_Value]) -> _Value | None:
 
 Text = Annotated[str, AfterValidator(_encodable), AfterValidator(_not_blank)]
 Template = Annotated[str, AfterValidator(_encodable), AfterValidator(_one_placeholder)]
-NumPredict = Annotated[int, AfterValidator(_generates)]
+Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=-(2**31), le=2**31 - 1)]
+Real = Annotated[float, BeforeValidator(_no_bool)]
+NumPredict = Annotated[Whole, AfterValidator(_generates)]
 KeepAlive = Annotated[str | int | None, PlainValidator(_keep_alive)]
 Timeout = Annotated[Duration, PlainValidator(Duration.parse), AfterValidator(_positive)]
 Interval = Annotated[Duration, PlainValidator(Duration.parse), AfterValidator(_at_least_a_second)]

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import programs
 import pytest
 
@@ -44,6 +45,8 @@ def pytest_configure() -> None:
         if name.upper().startswith(LEAKY) and not name.startswith(KEPT):
             del os.environ[name]
     sys.addaudithook(_keep_to_loopback)
+    hypothesis.settings.register_profile("exporter", deadline=None)  # no test fails for being slow
+    hypothesis.settings.load_profile("exporter")
 
 
 @pytest.fixture(scope="session", params=[2, 3], ids=["prometheus2", "prometheus3"])

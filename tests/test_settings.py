@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 from configurations import load, mistakes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from exporter.checks import warnings
 from exporter.errors import SettingsError
 from exporter.plan import TargetPlan
+from exporter.reference import settings_table
 from exporter.settings import Settings, load_settings
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "config.example.yml"
@@ -168,6 +172,7 @@ def test_an_unknown_variable_is_refused(tmp_path: Path, name: str, message: str)
             "targets[0].basic_auth.password: no such key: did you mean password_file?",
         ),
         ('"a\\nb": s3cret', "'a\\nb': no such key"),
+        ('"(word)": s3cret', "(word): no such key"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known(tmp_path: Path, text: str, message: str) -> None:
@@ -206,6 +211,42 @@ def test_a_mistake_is_told_where_it_was_made(tmp_path: Path) -> None:
     assert mistakes(tmp_path, environ={"OLLAMA_PROBE_TARGETS": "http://user:s3cret@a"}) == [
         'OLLAMA_PROBE_TARGETS: not JSON: write a list of targets, [{"url": ...}]'
     ]
+
+
+def test_a_model_given_twice_by_flags_is_told_of_the_flag(tmp_path: Path) -> None:
+    """Where no file has targets, a message does not send the user there."""
+    (line,) = mistakes(tmp_path, "interval: 5m", flags={"model": ["a", "a:latest"]})
+
+    assert line.startswith("--model: models: 'a' is listed twice")
+
+
+_SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["5m", "http://a:1", "${X}"])
+)
+_KEYS = (
+    st.sampled_from(sorted({part for row in settings_table() for part in re.split(r"\W+", row.key) if part}))
+    | st.text()
+)
+_VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4))
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(_KEYS, _VALUES, max_size=5), st.lists(st.dictionaries(_KEYS, _VALUES, max_size=5), max_size=2))
+def test_anything_is_taken_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, configuration: dict[str, Any], targets: list[dict[str, Any]]
+) -> None:
+    """No configuration, however strange, ends otherwise than in settings with plans or in a refusal with a text."""
+    try:
+        taken = load(
+            tmp_path_factory.getbasetemp(),
+            json.dumps({"targets": [{"url": "http://a:1", **target} for target in targets], **configuration}),
+        )
+    except SettingsError as refusal:
+        refused = str(refusal).encode()
+    else:
+        refused = b""
+        warnings(taken)
+    assert refused or taken.plans()
 
 
 def test_a_long_value_is_cut(tmp_path: Path) -> None:
