@@ -344,4 +344,4 @@ class Engine(ABC):
     async def _drop(self, runner: Runner) -> None:
         if self._runners.get(runner.model.full_name) is runner:
             del self._runners[runner.model.full_name]
-        await self.unload(runner)
+        await asyncio.shield(self.unload(runner))

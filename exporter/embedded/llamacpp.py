@@ -74,7 +74,10 @@ class LlamaCppEngine(Engine):
         """Start llama.cpp in a process of its own and return when it is ready."""
         numbers = map(str, (context_length, self.num_parallel, threads()))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "exporter.embedded.runner", model.path, *numbers), stdin=PIPE, stdout=PIPE
+            *(sys.executable, "-m", "exporter.embedded.runner", model.path, *numbers),
+            stdin=PIPE,
+            stdout=PIPE,
+            start_new_session=True,  # Ctrl-C in a terminal is for this process alone
         )
         try:
             address = (await process.stdout.readline()).decode().strip() if process.stdout else ""
