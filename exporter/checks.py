@@ -21,8 +21,13 @@ def warnings(settings: Settings) -> list[str]:
     """Return what a user should know about settings that are valid, a sentence each, remedy included."""
     plans = settings.plans()
     found = [*_addresses(settings), *_everything(plans, settings.max_concurrent_probes)]
+    names: dict[str, list[str]] = {}
     for target in plans:
-        found += [f"target {target.name!r}: {text}" for text in _target(target)]
+        for text in _target(target):
+            names.setdefault(text, []).append(target.name)
+    for text, (first, *others) in names.items():
+        which = f"target {first!r} and {len(others)} more" if others else f"target {first!r}"
+        found.append(f"{which}: {text}")
     return found
 
 

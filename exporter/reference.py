@@ -30,6 +30,11 @@ class Flag(NamedTuple):
         return self.option.lstrip("-").replace(".", "_").replace("-", "_")
 
     @property
+    def of_target(self) -> bool:
+        """Whether it says something about the one target of a user who configured none."""
+        return self.key[:1] == ("targets",)
+
+    @property
     def meaning(self) -> str:
         """What the flag sets, in words: for most, what its key says."""
         return self.help or next(setting.meaning for setting in settings_table() if setting.key == dotted(self.key))

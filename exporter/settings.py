@@ -50,10 +50,10 @@ def load_settings(
     be a secret) and the remedy.
     """
     environ = os.environ if environ is None else environ
-    given = {flag.dest: flags[flag.dest] for flag in FLAGS if flags.get(flag.dest) is not None}
+    given = {flag.dest: flags[flag.dest] for flag in FLAGS if flag.key and flags.get(flag.dest) is not None}
     variables = _Variables(environ)
     in_file = read_config_file(config_file, environ) if config_file else {}
-    from_flags = _nest({flag.key: given[flag.dest] for flag in FLAGS if flag.dest in given and 0 not in flag.key})
+    from_flags = _nest({flag.key: given[flag.dest] for flag in FLAGS if flag.dest in given and not flag.of_target})
     problems = variables.problems
     is_single = "targets" not in in_file and "targets" not in variables.data
     if is_single:
@@ -131,13 +131,8 @@ class _Places(NamedTuple):
 
     def name(self, location: _Location) -> str:
         for flag in FLAGS:
-            of_target = flag.key[:1] == ("targets",)
-            if (
-                flag.dest in self.given
-                and flag.key
-                and location[: len(flag.key)] == flag.key
-                and (self.is_single or not of_target)
-            ):
+            is_used = flag.dest in self.given and (self.is_single or not flag.of_target)
+            if is_used and location[: len(flag.key)] == flag.key:
                 return flag.option
         if self.is_single and location[:1] == ("targets",):
             return "OLLAMA_HOST" if "url" in location else "--model"

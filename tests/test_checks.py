@@ -102,3 +102,12 @@ def test_what_is_hardly_meant_is_told(tmp_path: Path, text: str, expected: str) 
 def test_what_fits_is_not_warned_about(tmp_path: Path, text: str) -> None:
     """Settings that work as they are written give no warning."""
     assert _warnings(tmp_path, text) == []
+
+
+def test_a_warning_that_concerns_many_targets_is_given_once(tmp_path: Path) -> None:
+    """Two hundred targets with one thing amiss are one line to read."""
+    targets = ", ".join(f"{{url: 'http://h{number}:1', models: [a, b, c]}}" for number in range(3))
+
+    (warning,) = _warnings(tmp_path, f"targets: [{targets}]")
+
+    assert warning.startswith("target 'h0:1' and 2 more: if each of its probes ran into its deadlines")

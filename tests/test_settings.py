@@ -57,6 +57,7 @@ def test_every_flag_arrives(tmp_path: Path) -> None:
             "web_telemetry_path": "/m",
             "log_level": "debug",
             "log_format": None,
+            "config_file": tmp_path / "none.yml",
             "command": "run",
         },
     )
