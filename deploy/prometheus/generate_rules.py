@@ -35,7 +35,7 @@ def rule_groups(clock: Clock, links: Links) -> list[dict[str, Any]]:
         *records.windows(clock),
         *records.failures(clock),
         *records.suspects(clock),
-        *records.drops(clock),
+        *(records.drop(level, clock) for level in records.levels(clock)),
         records.cause(clock),
     ]
     slow = [*records.baseline(clock), *records.slow_levels(clock), *records.norms(clock), *records.changes(clock)]

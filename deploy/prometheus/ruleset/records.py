@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ruleset import steps
@@ -83,12 +84,15 @@ def states() -> Iterator[Rule]:
     yield record(f"{STATE}:latest", f"1 - min by ({PAIR}) (ollama_probe_distinct_chunks_ratio)", state=DEGENERATE)
 
 
-def covered(function: str, series: str, window: float, tick: float, share: float) -> str:
+def covered(function: str, series: str, clock: Clock, share: float) -> Callable[[float], str]:
     """`function` over a window of which at least `share` holds samples: one reading after a gap is no window."""
-    return (
-        f"{function.format(f'{series}[{duration(window)}]')}\n"
-        f"and count_over_time({series}[{duration(window)}]) >= {share * window / tick:g}"
-    )
+
+    def render(seconds: float) -> str:
+        window = f"{series}[{duration(seconds)}]"
+        needed = f"{share * clock.samples(seconds):g}"
+        return f"{function}({window})\nand count_over_time({window}) >= {needed}"
+
+    return render
 
 
 def windows(clock: Clock) -> Iterator[Rule]:
@@ -98,20 +102,13 @@ def windows(clock: Clock) -> Iterator[Rule]:
     same over the window in which an unexplained drop is believed. `recent`: how it is now, through failed and
     contended runs.
     """
-    ratio, tick = f"{RATE}:ratio", clock.tick
-    fast = "max_over_time({})"
-    yield record(
-        f"{STATE}:recent",
-        on_ladder(clock, steps.fast_window, lambda w: covered("avg_over_time({})", f"{STATE}:latest", w, tick, 0.8)),
-    )
-    yield record(
-        f"{ratio}_best_recent", on_ladder(clock, steps.fast_window, lambda w: covered(fast, ratio, w, tick, 0.8))
-    )
-    coverage = steps.NO_EVIDENCE_COVERAGE
-    yield record(
-        f"{ratio}_best_long",
-        on_ladder(clock, steps.no_evidence_window, lambda w: covered(fast, ratio, w, tick, coverage)),
-    )
+    ratio, best = f"{RATE}:ratio", "max_over_time"
+    states = covered("avg_over_time", f"{STATE}:latest", clock, steps.FAST_COVERAGE)
+    fast = covered(best, ratio, clock, steps.FAST_COVERAGE)
+    long = covered(best, ratio, clock, steps.NO_EVIDENCE_COVERAGE)
+    yield record(f"{STATE}:recent", on_ladder(clock, steps.fast_window, states))
+    yield record(f"{ratio}_best_recent", on_ladder(clock, steps.fast_window, fast))
+    yield record(f"{ratio}_best_long", on_ladder(clock, steps.no_evidence_window, long))
     yield record(
         f"{ratio}_recent",
         on_ladder(clock, steps.recent_window, lambda w: f"quantile_over_time(0.5, {ratio}[{duration(w)}])"),
@@ -170,64 +167,70 @@ def suspect(cause: Cause, expr: str) -> Rule:
     return record("ollama_probe:suspect:rank", f"max by ({PAIR}) (\n{expr}\n) * 0 + {RANK[cause]}", cause=cause)
 
 
-def drops(clock: Clock) -> Iterator[Rule]:
-    """What fires on each level, latched with its cause, from the most urgent level down.
+@dataclass(frozen=True, slots=True)
+class Level:
+    """When a drop begins and when it ends: expressions by pair, of which never both hold."""
 
-    A record that carries itself: it begins where its level fires, with the cause of that moment, and stays until the
-    level clears, at a higher rate than it fired at. So a drop as large as the threshold does not flap, a cause that
-    changes its mind does not end one alert and begin another, and a page does not resolve because the probe began to
-    fail: no reading, no all-clear. It ends with the pair.
+    name: str
+    fires: str
+    clears: str
+
+
+def levels(clock: Clock) -> tuple[Level, ...]:
+    """The levels of a drop, the most urgent first. Each clears at a higher rate than it fires at.
+
+    Sudden: three slow runs where the GPU's state explains them, many where nothing does. The others are quantiles that
+    neighbours cannot move.
     """
     ratio = f"{RATE}:ratio"
     evidence = "|".join(cause for cause, state in STATES.items() if state.evidence)
     quartile, day, six_hours = (latest(f"{ratio}_{name}", clock) for name in ("q75_12h", "median_24h", "median_6h"))
     two_days = latest(f"{ratio}_median_48h", clock)
-    yield latch(
-        clock,
-        "sudden",
-        fires=f"({ratio}_best_recent < {steps.SUDDEN_FIRES:g}\n"
-        f'and on ({PAIR}) ollama_probe:suspect:rank{{cause=~"{evidence}"}})\n'
-        f"or {ratio}_best_long < {steps.SUDDEN_FIRES:g}",
-        clears=f"{ratio}_recent > {steps.SUDDEN_CLEARS:g}",
-    )
-    yield latch(clock, "deep", fires=f"{quartile} < {steps.DEEP_FIRES:g}", clears=f"{quartile} > {steps.DEEP_CLEARS:g}")
-    yield latch(
-        clock,
-        "degraded",
-        fires=f"{quartile} < {steps.DEGRADED_FIRES:g}\nor {day} < {steps.DEGRADED_DAY_FIRES:g}",
-        clears=f"{quartile} > {steps.DEGRADED_CLEARS:g} and {day} > {steps.DEGRADED_DAY_CLEARS:g}\n"
-        f"or {six_hours} > {steps.DEGRADED_RECOVERED:g}",
-    )
-    yield latch(
-        clock, "small", fires=f"{two_days} < {steps.SMALL_FIRES:g}", clears=f"{two_days} > {steps.SMALL_CLEARS:g}"
+    recovered = f"{six_hours} > {steps.DEGRADED_RECOVERED:g}"
+    return (
+        Level(
+            "sudden",
+            f"{ratio}_best_recent < {steps.SUDDEN_FIRES:g} "
+            f'and on ({PAIR}) ollama_probe:suspect:rank{{cause=~"{evidence}"}}\n'
+            f"or {ratio}_best_long < {steps.SUDDEN_FIRES:g}",
+            f"{ratio}_recent > {steps.SUDDEN_CLEARS:g} and {ratio}_best_recent > {steps.SUDDEN_CLEARS:g}",
+        ),
+        Level("deep", f"{quartile} < {steps.DEEP_FIRES:g}", f"{quartile} > {steps.DEEP_CLEARS:g}"),
+        Level(
+            "degraded",
+            f"{quartile} < {steps.DEGRADED_FIRES:g}\nor ({day} < {steps.DEGRADED_DAY_FIRES:g} unless {recovered})",
+            f"{quartile} > {steps.DEGRADED_CLEARS:g} and {day} > {steps.DEGRADED_DAY_CLEARS:g}\nor {recovered}",
+        ),
+        Level("small", f"{two_days} < {steps.SMALL_FIRES:g}", f"{two_days} > {steps.SMALL_CLEARS:g}"),
     )
 
 
-def latch(clock: Clock, level: str, *, fires: str, clears: str) -> Rule:
-    """One level of `drops`."""
-    held = (
-        f'last_over_time({DROP}{{level="{level}"}}[{duration(max(clock.scaled(steps.LATCH_MEMORY), 5 * clock.tick))}])'
-    )
-    exists = (
-        f"max by ({PAIR}) (last_over_time(ollama_probe_interval_seconds[{clock.window(steps.HOLD_WITHOUT_READINGS)}]))"
-    )
+def drop(level: Level, clock: Clock) -> Rule:
+    """What fires on one level, latched with its cause.
+
+    A record that carries itself: it begins where its level fires, with the cause of that moment, and stays until the
+    level clears. So a drop as large as the threshold does not flap, a cause that changes its mind does not end one
+    alert and begin another, and a page does not resolve because the probe began to fail: no reading, no all-clear. It
+    ends with the pair.
+    """
+    memory = duration(max(clock.scaled(steps.LATCH_MEMORY), 5 * clock.tick))
+    hold = clock.window(steps.HOLD_WITHOUT_READINGS)
     return record(
         DROP,
-        f"(topk by ({PAIR}) (1, {held})\n"
-        f"unless on ({PAIR}) (\n{clears}\n)\n"
-        f"and on ({PAIR}) {exists})\n"
+        f'(topk by ({PAIR}) (1, last_over_time({DROP}{{level="{level.name}"}}[{memory}]))\n'
+        f"unless on ({PAIR}) (\n{level.clears}\n)\n"
+        f"and on ({PAIR}) max by ({PAIR}) (last_over_time(ollama_probe_interval_seconds[{hold}])))\n"
         f"or on ({PAIR})\n"
-        f"(\n{fires}\n) * on ({PAIR}) group_left (cause) (ollama_probe:suspect:first * 0 + 1)",
-        level=level,
+        f"(\n{level.fires}\n) * on ({PAIR}) group_left (cause) (ollama_probe:suspect:first * 0 + 1)",
+        level=level.name,
     )
-
-
-LEVELS = ("sudden", "deep", "degraded", "small")
 
 
 def cause(clock: Clock) -> Rule:
     """One cause for each pair that alerts or visibly drops: what the page says, else what is first suspected now."""
-    latched = f"\nor on ({PAIR}) ".join(f'max by ({PAIR}, cause) ({DROP}{{level="{level}"}})' for level in LEVELS)
+    latched = f"\nor on ({PAIR}) ".join(
+        f'max by ({PAIR}, cause) ({DROP}{{level="{level.name}"}})' for level in levels(clock)
+    )
     contended = latest("ollama_probe:always_contended:measured_ratio", clock)
     visible = f"{RATE}:ratio_recent < {steps.VISIBLE_DROP:g}"
     return record(
@@ -256,11 +259,11 @@ def baseline(clock: Clock) -> Iterator[Rule]:
         minimum = window * steps.OWN_MINIMUM / steps.OWN_WINDOW
         return (
             f"quantile_over_time(0.5, {by_workload}[{duration(window)}])\n"
-            f"and count_over_time({by_workload}[{duration(window)}]) >= {minimum / clock.slow_tick:g}"
+            f"and count_over_time({by_workload}[{duration(window)}]) >= {minimum / clock.slow_step:g}"
         )
 
     yield record(candidate, on_ladder(clock, at_least_runs(24, steps.OWN_WINDOW), median))
-    decay = 1 - steps.OWN_DECAY_PER_DAY * clock.slow_tick / clock.scale / steps.DAY
+    decay = 1 - steps.OWN_DECAY_PER_DAY * clock.slow_step / clock.scale / steps.DAY
     held = f"last_over_time({own}[{clock.window(steps.OWN_MEMORY)}]) * {decay!r}"
     yield record(own, f"(\n{candidate} > ({held})\nor {held}\nor {candidate}\n)\nand on ({PAIR}, hash) {workload}")
 
@@ -271,10 +274,10 @@ def slow_levels(clock: Clock) -> Iterator[Rule]:
 
     def quantile(share: str, series: str) -> Any:
         def render(seconds: float) -> str:
-            window = f"[{duration(seconds)}:{duration(clock.slow_tick)}]"
+            window = f"[{duration(seconds)}:{duration(clock.slow_step)}]"
             return (
                 f"quantile_over_time({share}, {series}{window})\n"
-                f"and count_over_time({series}{window}) >= {seconds / clock.slow_tick / 2:g}"
+                f"and count_over_time({series}{window}) >= {seconds / clock.slow_step / 2:g}"
             )
 
         return render
@@ -289,7 +292,7 @@ def slow_levels(clock: Clock) -> Iterator[Rule]:
         yield record(f"{ratio}_{name}", expr)
 
     def contended(seconds: float) -> str:
-        window = f"[{duration(seconds)}:{duration(clock.slow_tick)}]"
+        window = f"[{duration(seconds)}:{duration(clock.slow_step)}]"
         marked = f'avg_over_time({STATE}:latest{{state="{CONTENDED}"}}{window})'
         return (
             f"{quantile('0.5', f'{RATE}:measured_ratio')(seconds)}\n"
@@ -302,7 +305,9 @@ def slow_levels(clock: Clock) -> Iterator[Rule]:
 
 def norms(clock: Clock) -> Iterator[Rule]:
     """What is usual for each state of a pair."""
-    window = f"[{clock.window(steps.NORM_WINDOW)}:{clock.window(steps.HOUR)}] offset {clock.window(steps.NORM_DELAY)}"
+    window = (
+        f"[{clock.window(steps.NORM_WINDOW)}:{clock.window(3 * steps.HOUR)}] offset {clock.window(steps.NORM_DELAY)}"
+    )
     unwanted = f"{CONTENDED}|{TRUNCATED}|{DEGENERATE}"
     yield record(f"{STATE}:norm", f'quantile_over_time(0.5, {STATE}:latest{{state!~"{unwanted}"}}{window})')
 
@@ -322,7 +327,7 @@ def changes(clock: Clock) -> Iterator[Rule]:
     version = "topk by (job, target) (1, max by (job, target, version) (ollama_probe_server_info))"
     rate = f"{RATE}:usable * on (job, target) group_left (version) {version}"
     yield identity(rate, Cause.VERSION_CHANGED, "version", ("version",))
-    window = f"[{clock.window(steps.CHANGE_WINDOW)}:{clock.window(15 * steps.MINUTE)}]"
+    window = f"[{clock.window(steps.CHANGE_WINDOW)}:{clock.window(steps.HOUR)}]"
     yield record("ollama_probe:identity:median_rate", f"quantile_over_time(0.5, {name}{window})")
 
     def moved(seconds: float) -> str:

@@ -30,6 +30,9 @@ NO_EVIDENCE_COVERAGE = 0.9
 """Share of that window with clean readings. What is missing is failed or marked as contended, and marked neighbours
 rarely come without unmarked ones: lower finds a drop among neighbours sooner, and takes neighbours for drops."""
 
+FAST_COVERAGE = 0.8
+"""Share of the last three runs' window with readings: less, and the best of them is one chance reading."""
+
 SUDDEN_FIRES, SUDDEN_CLEARS = 0.65, 0.80
 """Best reading of the window against the reference; then the median of the last hour. Lowering the first to 0.5
 halves false pages and misses every drop of a third."""
@@ -97,6 +100,8 @@ class Clock:
 
     steps: Sequence[Step] = LADDER
     scale: float = 1.0
+    sampling: float | None = None
+    """Seconds between samples, where that is not the tick (in a benchmark, which need not look between two runs)."""
 
     @property
     def tick(self) -> float:
@@ -107,6 +112,15 @@ class Clock:
     def slow_tick(self) -> float:
         """Seconds between evaluations of the rules over hours and days: more than 5 minutes would leave gaps."""
         return max(2.0, 5 * MINUTE * self.scale)
+
+    def samples(self, seconds: float) -> float:
+        """How many samples of a fast group's record a window holds."""
+        return seconds / (self.sampling or self.tick)
+
+    @property
+    def slow_step(self) -> float:
+        """Seconds between the samples of a slow group's record."""
+        return max(self.sampling or 0.0, self.slow_tick)
 
     def scaled(self, seconds: float) -> float:
         """A wall-clock window in this clock's seconds."""
