@@ -8,8 +8,13 @@ from grafana_foundation_sdk.models import dashboard as d
 import panels as p
 import queries as q
 
-MEAN = f"avg_over_time({q.DECODE}[$__range])"
 PLACE = "{{model}}, {{gpu}}"
+
+
+def mean(name: str) -> str:
+    """Return a reading's mean over the time range by model and GPU, the GPU without its maker's name."""
+    averages = f"avg by (model, gpu) (avg_over_time({q.reading(name)}[$__range]))"
+    return f'label_replace({averages}, "gpu", "$1", "gpu", "NVIDIA (?:GeForce )?(.+)")'
 
 
 def matrix() -> table.Panel:
@@ -19,11 +24,11 @@ def matrix() -> table.Panel:
         "Decode rate, the mean over the time range and over the targets with that GPU. Compare along a row: the same model on "
         "different GPUs. A column named cpu with a number is a model that fell off its GPU, or has none.",
         ["model", "gpu", "Value"],
-        p.query(f"avg by (model, gpu) ({MEAN})", instant=True),
+        p.query(mean("decode_tokens_per_second"), instant=True),
     )
     settings = {"columnField": "gpu", "rowField": "model", "valueField": "Value", "emptyValue": "null"}
     panel.transformations([d.DataTransformerConfig(id_val="groupingToMatrix", options=settings)])
-    panel.decimals(1)
+    panel.decimals(1).override_by_regexp(".*", p.properties(noValue="–"))
     return p.column(panel, "model\\gpu", "Model", custom__width=200)
 
 
@@ -46,7 +51,7 @@ def outliers() -> table.Panel:
         "The newest rate against the median of the same model on the same GPU product; what runs on the CPU is held against all "
         "GPUs. Within 10 % is good; a lone outlier is sick: open its board. Needs a model on two targets at least.",
         ["model", "target", "gpu", "Value #rate", "Value #median", "Value #against"],
-        p.query(f"{now} and {median}", name="rate", instant=True),
+        p.query(f"{now} and ({median})", name="rate", instant=True),
         p.query(median, name="median", instant=True),
         p.query(against, name="against", instant=True),
     ).no_value("No model is measured on two targets with the same GPU, so there are no peers to compare with")
@@ -64,13 +69,13 @@ def outliers() -> table.Panel:
 
 def build() -> dashboard.Dashboard:
     """Return the board."""
-    made = p.board("ollama-throughput-fleet", "Ollama throughput: fleet", "Which GPU is best, and which is sick?", "now-7d")
+    made = p.board("ollama-throughput-fleet", "Ollama throughput: fleet", "Which GPU is best, and which is sick?", "now-7d", marks=False)
     roofline = p.bars(
         "Memory bandwidth used (roofline)",
         "Decode rate x model size / the card's peak bandwidth, mean over the time range. Comparable across models and cards "
-        "without history; dense models only. 50-80 % is good; a card far below another of its kind is sick.",
+        "without history; dense models only. 40-80 % is usual; a card far below another of its kind is sick.",
         "percentunit",
-        f"avg by (model, gpu) (avg_over_time({q.reading('bandwidth_utilization_ratio')}[$__range]))",
+        mean("bandwidth_utilization_ratio"),
         PLACE,
     ).max(1).no_value(p.NO_GPU)
     energy = p.bars(
@@ -78,7 +83,7 @@ def build() -> dashboard.Dashboard:
         "The card's energy while generating / tokens, mean over the time range; shorter is better. The same model on two "
         "cards says which is cheaper to run.",
         "joule",
-        f"1 / avg by (model, gpu) (avg_over_time({q.reading('tokens_per_joule')}[$__range]))",
+        f"1 / {mean('tokens_per_joule')}",
         PLACE,
     ).decimals(2).no_value(p.NO_GPU)
     success = p.bars(
@@ -105,7 +110,7 @@ def build() -> dashboard.Dashboard:
         "{{target}}: {{reason}}",
     ).decimals(0).color_scheme(p.dashboard.FieldColor().mode(d.FieldColorModeId.FIXED).fixed_color(p.ORANGE)).no_value("No run was skipped in this time range")
     cost = p.bars(
-        "What probing costs: share of the target's time",
+        "Cost of probing: time",
         "Time in probes, loading included, / the time range. Below 2 % is good; above, make the interval longer or the list of "
         "models shorter.",
         "percentunit",
@@ -113,7 +118,7 @@ def build() -> dashboard.Dashboard:
         "{{target}}",
     ).decimals(2)
     joules = p.bars(
-        "What probing costs: energy",
+        "Cost of probing: energy",
         "The cards' energy in good probes in the time range. 3.6 MJ are one kilowatt-hour.",
         "joule",
         f"sum by (target) ({q.increase('gpu_consumed_joules_total')}) > 0",
@@ -124,18 +129,20 @@ def build() -> dashboard.Dashboard:
         "100 % is good. Less: Prometheus did not reach the exporter, so nothing here is known for that time.",
         "percentunit",
         p.query("avg by (instance) (up{" + q.EXPORTER + "})", "{{instance}}"),
-    ).max(1)
+    )
+    p.shares(up.max(1), 0.9, 1)
     cpu = p.lines(
         "Exporter's CPU",
-        "Cores used by the exporter itself. Good is a few hundredths; more disturbs the clock of a running probe.",
+        "Cores used by the exporter itself; with several, the highest. Good is a few hundredths; more disturbs the clock of a "
+        "running probe.",
         "none",
-        p.query("rate(process_cpu_seconds_total{" + q.EXPORTER + "}[$__rate_interval])", "{{instance}}"),
-    )
+        p.query("max(rate(process_cpu_seconds_total{" + q.EXPORTER + "}[$__rate_interval]))", "cores"),
+    ).axis_soft_max(0.1)
     memory = p.lines(
         "Exporter's memory",
-        "Resident memory. Good is flat; a steady rise is a leak.",
+        "Resident memory; with several exporters, the highest. Good is flat; a steady rise is a leak.",
         "bytes",
-        p.query("process_resident_memory_bytes{" + q.EXPORTER + "}", "{{instance}}"),
+        p.query("max(process_resident_memory_bytes{" + q.EXPORTER + "})", "resident"),
     )
     p.lay(made, [
         (9, [(10, matrix()), (14, outliers())]),

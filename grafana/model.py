@@ -15,12 +15,13 @@ import queries as q
 NAME = "{{model}} on {{target}}"
 MEAN = "With several pairs chosen this is their mean."
 REASONS = {
-    "sw_power_cap": p.GREY,
-    "sw_thermal": p.ORANGE,
-    "hw_thermal": p.RED,
-    "hw_power_brake": p.MAGENTA,
-    "hw_slowdown": p.VIOLET,
+    "sw_power_cap": ("power limit", p.GREY),
+    "sw_thermal": ("heat, by software", p.ORANGE),
+    "hw_thermal": ("heat, by hardware", p.RED),
+    "hw_power_brake": ("power brake", p.MAGENTA),
+    "hw_slowdown": ("hardware slowdown", p.TEAL),
 }
+POINTS = {"custom__drawStyle": "points", "custom__pointSize": 7, "custom__showPoints": "always"}
 
 
 def cause() -> stat.Panel:
@@ -45,13 +46,13 @@ def headline() -> list[tuple[int, Any]]:
     share = f"max by ({q.RECORD_KEY}) ({q.DECODE}) / on ({q.RECORD_KEY}) {q.normal()}"
     age = f"time() - {q.status('last_success_timestamp_seconds')}"
     return [
-        (3, p.number("Decode rate, tokens/s", "Tokens per second while generating, by Ollama's own count and clock: the GPU's health, and what alerts use.", "none", q.DECODE, NAME).decimals(1)),
+        (3, p.number("Tokens/s", "Tokens per second while generating, by Ollama's own count and clock: the GPU's health, and what alerts use.", "none", q.DECODE, NAME).decimals(1)),
         (3, p.number("Of its normal", "Over 92 % is good, under 75 % is bad. Normal: the rules' reference, else the expected rate, else the median of a week.", "percentunit", share, NAME).decimals(0).thresholds(level)),
         (4, cause()),
         (4, p.number("GPU", "What ran the model in the newest reading. cpu is bad: the model fell off its GPU; restart Ollama and look at the driver.", "none", q.DECODE, "{{gpu}}").text_mode(c.BigValueTextMode.NAME)),
-        (3, p.number("Words/s", "The reference program's figure: whitespace-separated words of the answer / elapsed.", "none", q.reading("tokens_per_second"), NAME).decimals(2)),
+        (2, p.number("Words/s", "The reference program's figure: whitespace-separated words of the answer / elapsed.", "none", q.reading("tokens_per_second"), NAME).decimals(2)),
         (2, p.number("Words", "The reference program's token count: whitespace-separated words of the answer. num_predict caps it.", "none", q.reading("token_count"), NAME)),
-        (2, p.number("Elapsed", "The reference program's elapsed time: wall clock around the chain, the model already loaded.", "s", q.reading("elapsed_seconds"), NAME).decimals(2)),
+        (3, p.number("Elapsed", "The reference program's elapsed time: wall clock around the chain, the model already loaded.", "s", q.reading("elapsed_seconds"), NAME).decimals(2)),
         (3, p.number("Last reading", "Time since the newest good probe. Good is below twice the interval; above it look at failures on the fleet board.", "s", age, NAME).decimals(0)),
     ]
 
@@ -79,13 +80,12 @@ def rate() -> timeseries.Panel:
     for target in extra:
         panel.with_target(target)
     faint = {"custom__lineWidth": 0, "color": p.fixed(p.GREY), "custom__hideFrom": {"legend": True, "tooltip": False, "viz": False}}
-    points = {"custom__drawStyle": "points", "custom__pointSize": 7, "custom__showPoints": "always"}
     panel.override_by_name("band, low", p.properties(**faint))
     panel.override_by_name("band, high", p.properties(**faint, custom__fillBelowTo="band, low", custom__fillOpacity=18))
     dashes = {"fill": "dash", "dash": [8, 8]}
     panel.override_by_name("normal", p.properties(color=p.fixed(p.GREY), custom__lineStyle=dashes, custom__lineWidth=1))
-    panel.override_by_name("beside other work", p.properties(color=p.fixed(p.MAGENTA), **points))
-    panel.override_by_name("cut off", p.properties(color=p.fixed(p.RED), **points))
+    panel.override_by_name("beside other work", p.properties(color=p.fixed(p.MAGENTA), **POINTS))
+    panel.override_by_name("cut off", p.properties(color=p.fixed(p.RED), **POINTS))
     return panel.axis_label("tokens/s")
 
 
@@ -105,28 +105,20 @@ def stages() -> timeseries.Panel:
 
 def gpu() -> list[timeseries.Panel]:
     """Return the charts of the card during the probe, to be read below the rate."""
-    clock = p.lines(
+    clock = f"min({q.reading('gpu_clock_hertz')} / {q.reading('gpu_clock_max_hertz')})"
+    throttling = p.lines(
         "GPU clock and throttling",
-        "The card during the probe. Good is a clock near its maximum and no throttling. Power limit: normal on a card at "
-        "full load; heat, brake or slowdown: look at cooling and the power supply. With several pairs, the worst.",
-        "hertz",
-        p.query(f"min({q.reading('gpu_clock_hertz')})", "clock", name="clock"),
-        p.query(f"max({q.reading('gpu_clock_max_hertz')})", "clock, maximum", name="max"),
+        "The card during the probe: its clock as a share of its maximum, and the share of the time in which it was held back. "
+        "Good is a steady clock and no throttling. Power limit: normal on a card at full load; heat, brake or slowdown: look "
+        "at cooling and the power supply. With several pairs, the worst.",
+        "percentunit",
+        p.query(clock, "clock, of its maximum", name="clock"),
         p.query(f"max by (reason) ({q.reading('gpu_throttled_ratio')}) > 0", "{{reason}}", name="throttled"),
-    ).no_value(p.NO_GPU)
-    p.paint(clock, {"clock": p.VIOLET, "clock, maximum": p.GREY} | REASONS)
-    share = {"unit": "percentunit", "min": 0, "max": 1, "custom__axisPlacement": "right", "custom__axisLabel": "throttled, share of the probe", "custom__fillOpacity": 15, "custom__lineWidth": 1}
-    clock.override_by_query("throttled", p.properties(**share))
-    power = p.lines(
-        "GPU power and temperature",
-        "The card during the probe: mean power (summed over several cards), highest temperature. Good is what this card "
-        "always showed; a rise in temperature before a fall in clock is a cooling fault. With several pairs, the highest.",
-        "watt",
-        p.query(f"max({q.reading('gpu_power_watts')})", "power", name="power"),
-        p.query(f"max({q.reading('gpu_temperature_celsius')})", "temperature", name="temperature"),
-    ).no_value(p.NO_GPU)
-    p.paint(power, {"power": p.VIOLET})
-    power.override_by_name("temperature", p.properties(unit="celsius", color=p.fixed(p.ORANGE), custom__axisPlacement="right", custom__axisSoftMin=0))
+    )
+    p.paint(throttling.max(1), {"clock, of its maximum": p.VIOLET})
+    for reason, (said, color) in REASONS.items():
+        faint = {"custom__lineWidth": 1, "custom__fillOpacity": 15}
+        throttling.override_by_name(reason, p.properties(displayName=said, color=p.fixed(color), **faint))
     offload = p.lines(
         "Share on the GPU, and how busy it was",
         "Good is 100 % on the GPU (what Ollama claims, which can be wrong) and near 100 % busy. Less on the GPU: free VRAM, "
@@ -134,9 +126,23 @@ def gpu() -> list[timeseries.Panel]:
         "percentunit",
         p.query(f"min({q.reading('model_gpu_ratio')})", "model on the GPU", name="offload"),
         p.query(f"min({q.reading('gpu_utilization_ratio')})", "GPU busy", name="busy"),
-    ).max(1)
-    p.paint(offload, {"model on the GPU": p.VIOLET, "GPU busy": p.ORANGE})
-    return [clock, power, offload]
+    )
+    p.paint(offload.max(1), {"model on the GPU": p.VIOLET, "GPU busy": p.ORANGE})
+    power = p.lines(
+        "GPU power",
+        "Mean power during the probe, summed over several cards. Good is what this card always showed; less means that it "
+        "waits for something, or is held back. With several pairs, the highest.",
+        "watt",
+        p.query(f"max({q.reading('gpu_power_watts')})", "power"),
+    )
+    temperature = p.lines(
+        "GPU temperature",
+        "The highest during the probe. Good is what this card always showed; a rise before a fall of the clock is a cooling "
+        "fault: clean it, look at the fans. With several pairs, the highest.",
+        "celsius",
+        p.query(f"max({q.reading('gpu_temperature_celsius')})", "temperature"),
+    )
+    return [panel.no_value(p.NO_GPU) for panel in (throttling, offload, power, temperature)]
 
 
 def work() -> list[timeseries.Panel]:
@@ -144,13 +150,15 @@ def work() -> list[timeseries.Panel]:
     first = p.lines(
         "Time to first token, and loading",
         "From request to first text, by the client's clock; good is well below a second and steady. Model load: only where the "
-        f"probe had to load it; long or frequent loads mean that the model does not stay in VRAM. {MEAN}",
+        "probe had to load it; long or frequent loads mean that the model does not stay in VRAM. The axis is logarithmic. "
+        f"{MEAN}",
         "s",
         p.query(f"avg({q.reading('time_to_first_token_seconds')})", "first token", name="first"),
         p.query(f"avg({q.reading('model_load_seconds')})", "model load", name="load"),
     )
-    p.paint(first, {"first token": p.VIOLET})
-    first.override_by_name("model load", p.properties(color=p.fixed(p.ORANGE), custom__drawStyle="points", custom__pointSize=6, custom__showPoints="always"))
+    first.scale_distribution(common.ScaleDistributionConfig().type(c.ScaleDistribution.LOG).log(10)).axis_soft_min(0.1)
+    loads = p.properties(color=p.fixed(p.ORANGE), **POINTS)
+    p.paint(first, {"first token": p.VIOLET}).override_by_name("model load", loads)
     words = p.lines(
         "Words and tokens per answer",
         "Words are whitespace-separated, as the reference program counts; tokens are the model's own. Steady is good: the same "
@@ -160,17 +168,21 @@ def work() -> list[timeseries.Panel]:
         p.query(f"avg({q.reading('output_tokens')})", "tokens", name="tokens"),
     )
     p.paint(words, {"words": p.VIOLET, "tokens": p.ORANGE})
-    efficiency = p.lines(
-        "Tokens per joule, and memory bandwidth used",
-        "Tokens per joule of the card's energy while generating. Bandwidth: rate x model size / the card's peak bandwidth; dense "
-        f"models reach 50-80 % on a healthy card, less in the same setup as before is a fault. {MEAN}",
+    energy = p.lines(
+        "Tokens per joule",
+        "Output tokens / the card's energy from the first token to the last; more is better. A fall without a fall of the rate "
+        f"is a card that draws more for the same work. {MEAN}",
         "none",
-        p.query(f"avg({q.reading('tokens_per_joule')})", "tokens per joule", name="energy"),
-        p.query(f"avg({q.reading('bandwidth_utilization_ratio')})", "bandwidth used", name="bandwidth"),
-    ).no_value(p.NO_GPU).axis_label("tokens/J")
-    p.paint(efficiency, {"tokens per joule": p.VIOLET})
-    efficiency.override_by_name("bandwidth used", p.properties(unit="percentunit", color=p.fixed(p.ORANGE), custom__axisPlacement="right", custom__axisSoftMin=0, custom__axisLabel="of the card's peak"))
-    return [first, words, efficiency]
+        p.query(f"avg({q.reading('tokens_per_joule')})", "tokens per joule"),
+    ).no_value(p.NO_GPU)
+    bandwidth = p.lines(
+        "Memory bandwidth used",
+        "Rate x model size / the card's peak bandwidth, for dense models. A healthy card reaches 40-80 %, and always the same. "
+        f"{MEAN}",
+        "percentunit",
+        p.query(f"avg({q.reading('bandwidth_utilization_ratio')})", "of the card's peak"),
+    )
+    return [first, words, energy, bandwidth.max(1).no_value(p.NO_GPU)]
 
 
 def identity() -> table.Panel:
@@ -200,9 +212,9 @@ def identity() -> table.Panel:
 def build() -> dashboard.Dashboard:
     """Return the board."""
     made = p.board("ollama-throughput", "Ollama throughput: model and GPU", "What happened to this model on this GPU?", "now-7d")
-    first, words, efficiency = work()
-    clock, power, offload = gpu()
-    charts = [(9, rate(), stages()), (7, clock, first), (7, power, words), (7, offload, efficiency)]
-    grid = [(height, [(12, left), (12, right)]) for height, left, right in charts]
+    grid = [(9, [(12, rate()), (12, stages())]), *((7, [(12, card), (12, other)]) for card, other in zip(gpu(), work(), strict=True))]
+    for _, panels in grid:
+        for _, panel in panels:
+            panel.axis_width(60)  # the same left of every chart, so that their time axes lie below each other
     p.lay(made, [(3, headline()), *grid, (5, [(24, identity())])])
     return made

@@ -53,8 +53,7 @@ def headline() -> list[tuple[int, Any]]:
     slow = f"count({drop} > 0.1) or 0 * count({q.status('interval_seconds')})"
     failing = f"count({q.status('success')} == 0) or 0 * count({q.status('interval_seconds')})"
     down = f"count(ollama_probe_up{{{q.TARGET}}} == 0) or 0 * count(ollama_probe_up{{{q.TARGET}}})"
-    alerts = 'ALERTS{alertname=~"OllamaProbe.+",alertstate="firing",job=~"$job|",target=~"$target|",model=~"$model|"}'
-    firing = f"count({alerts}) or 0 * count({q.status('interval_seconds')})"
+    firing = f"count({p.ALERTS}) or 0 * count({q.status('interval_seconds')})"
     pairs = f"count({q.status('interval_seconds')})"
     none_is_good = p.thresholds((None, p.GOOD), (1, p.BAD))
     count = "Good is 0. "
@@ -105,21 +104,14 @@ def pairs() -> table.Panel:
 def build() -> dashboard.Dashboard:
     """Return the board."""
     made = p.board("ollama-throughput-overview", "Ollama throughput: overview", "Is every model on every GPU as fast as it should be?", "now-24h")
-    share = (
-        p.lines(
-            "Rate as a share of its own normal",
-            "One line per model on a target; 100 % is normal, whatever the model. Good is a flat line; a line under 90 % "
-            "for half a day is what the rules warn of. Readings beside other work on the GPU are left out. Needs the rules.",
-            "percentunit",
-            p.query(q.record("ollama_probe:decode_tokens_per_second:ratio"), "{{model}} on {{target}}"),
-        )
-        .no_value(p.NO_RULES)
-        .color_scheme(p.dashboard.FieldColor().mode(d.FieldColorModeId.THRESHOLDS))
-        .thresholds(p.thresholds((None, p.BAD), (0.75, p.WARN), (0.92, p.GOOD)))
-        .gradient_mode(c.GraphGradientMode.SCHEME)
-        .axis_soft_max(1.1)
+    share = p.lines(
+        "Rate as a share of its own normal",
+        "One line per model on a target; 100 % is normal, whatever the model. Good is a flat line; a line under 90 % "
+        "for half a day is what the rules warn of. Readings beside other work on the GPU are left out. Needs the rules.",
+        "percentunit",
+        p.query(q.record("ollama_probe:decode_tokens_per_second:ratio"), "{{model}} on {{target}}"),
     )
-    p.legend(share, "min", "lastNotNull")
+    p.shares(share.no_value(p.NO_RULES).axis_soft_max(1.1), 0.75, 0.92)
     by_model = p.ranked_lines(
         "Decode rate by model",
         "Tokens per second while generating, the mean over the targets that have the model. A step that lasts is the "

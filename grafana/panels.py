@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, table, text, timeseries
+from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.models import common as c
 from grafana_foundation_sdk.models import dashboard as d
 
@@ -18,9 +18,15 @@ GOOD, WARN, BAD = TEAL, ORANGE, RED
 
 SOURCE = c.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "ollama-throughput"
-UNKNOWN_RANGE = "Nothing in this time range: no probe has ended in it, or the filters above leave no pair"
+NOTHING = "Nothing in this time range: no probe has ended in it, or the filters above leave no pair"
 NO_GPU = "No reading of a GPU: the exporter does not run beside Ollama, this host has no NVIDIA card, or its driver fails"
 NO_RULES = "No rules loaded: put deploy/prometheus/rules.yml into Prometheus' rule_files"
+
+ALERTS = (
+    'ALERTS{alertname=~"OllamaProbe.+",alertstate="firing",severity!="info",'
+    'job=~"$job|",target=~"$target|",model=~"$model|"}'
+)
+"""An alert of an exporter or a target has no model, and is shown with all."""
 
 Panel = Any
 """A builder of a panel; the SDK's have no type in common that can be laid out."""
@@ -58,7 +64,7 @@ def words(texts: dict[str, tuple[str, str]]) -> d.ValueMap:
 
 def lines(title: str, description: str, unit: str, *targets: prometheus.Dataquery) -> timeseries.Panel:
     """Return a chart of steps: a reading holds until the next one, and a withdrawn one leaves a gap."""
-    panel = (
+    return (
         timeseries.Panel()
         .title(title)
         .description(description)
@@ -66,7 +72,7 @@ def lines(title: str, description: str, unit: str, *targets: prometheus.Dataquer
         .datasource(SOURCE)
         .targets(list(targets))
         .interval("1m")
-        .no_value(UNKNOWN_RANGE)
+        .no_value(NOTHING)
         .draw_style(c.GraphDrawStyle.LINE)
         .line_interpolation(c.LineInterpolation.STEP_AFTER)
         .line_width(2)
@@ -75,17 +81,24 @@ def lines(title: str, description: str, unit: str, *targets: prometheus.Dataquer
         .show_points(c.VisibilityMode.NEVER)
         .span_nulls(False)
         .axis_soft_min(0)
-        .color_scheme(dashboard.FieldColor().mode(d.FieldColorModeId.PALETTE_CLASSIC))
+        .color_scheme(dashboard.FieldColor().mode(d.FieldColorModeId.FIXED).fixed_color(VIOLET))
         .tooltip(common.VizTooltipOptions().mode(c.TooltipDisplayMode.MULTI).sort(c.SortOrder.DESCENDING))
+        .legend(
+            common.VizLegendOptions()
+            .show_legend(True)
+            .display_mode(c.LegendDisplayMode.LIST)
+            .placement(c.LegendPlacement.BOTTOM)
+            .calcs([])
+        )
     )
-    return legend(panel)
 
 
-def legend(panel: timeseries.Panel, *calcs: str) -> timeseries.Panel:
-    """Give a chart its legend, as a list, or as a table where values are asked for."""
-    options = common.VizLegendOptions().show_legend(True).placement(c.LegendPlacement.BOTTOM).calcs(list(calcs))
-    mode = c.LegendDisplayMode.TABLE if calcs else c.LegendDisplayMode.LIST
-    return panel.legend(options.display_mode(mode))
+def shares(panel: timeseries.Panel, *levels: float) -> timeseries.Panel:
+    """Colour each step of each line by how bad it is, from bad over a warning to good, whichever series it is."""
+    panel.color_scheme(dashboard.FieldColor().mode(d.FieldColorModeId.THRESHOLDS))
+    colors = (BAD, WARN, GOOD)[-len(levels) - 1 :]
+    panel.thresholds(thresholds(*zip((None, *levels), colors, strict=True)))
+    return panel.gradient_mode(c.GraphGradientMode.SCHEME)
 
 
 def paint(panel: Panel, colors: dict[str, str]) -> Panel:
@@ -139,13 +152,16 @@ def bars(title: str, description: str, unit: str, expr: str, legend_format: str)
         .unit(unit)
         .datasource(SOURCE)
         .targets([target.datasource(SOURCE).instant()])
-        .no_value(UNKNOWN_RANGE)
+        .no_value(NOTHING)
         .min(0)
         .display_mode(c.BarGaugeDisplayMode.BASIC)
         .orientation(c.VizOrientation.HORIZONTAL)
         .value_mode(c.BarGaugeValueMode.TEXT)
         .name_placement(c.BarGaugeNamePlacement.LEFT)
-        .sizing(c.BarGaugeSizing.AUTO)
+        .sizing(c.BarGaugeSizing.MANUAL)
+        .min_viz_height(18)
+        .max_viz_height(30)
+        .text(common.VizTextDisplayOptions().title_size(13).value_size(14))
         .show_unfilled(True)
         .color_scheme(dashboard.FieldColor().mode(d.FieldColorModeId.FIXED).fixed_color(VIOLET))
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
@@ -161,7 +177,8 @@ def rows(title: str, description: str, columns: Sequence[str], *targets: prometh
         .unit("none")
         .datasource(SOURCE)
         .targets(list(targets))
-        .no_value(UNKNOWN_RANGE)
+        .no_value(NOTHING)
+        .thresholds(thresholds((None, "text")))
         .show_header(True)
         .cell_height(c.TableCellHeight.SM)
         .filterable(False)
@@ -174,8 +191,8 @@ def rows(title: str, description: str, columns: Sequence[str], *targets: prometh
 
 
 def column(panel: table.Panel, name: str, title: str, **values: Any) -> table.Panel:
-    """Name a table's column and give it properties."""
-    return panel.override_by_name(name, properties(displayName=title, **values))
+    """Name a table's column and give it properties; an empty cell is a dash."""
+    return panel.override_by_name(name, properties(displayName=title, noValue="–", **values))
 
 
 def to_model_board(target_label: str, model_label: str) -> dict[str, Any]:
@@ -209,14 +226,13 @@ def annotation(name: str, color: str, expr: str, title: str, text_format: str) -
 def annotations() -> list[dashboard.AnnotationQuery]:
     """Return the marks that may explain a step in a rate."""
     pair = "job, instance, target, model"
-    alerts = 'ALERTS{alertname=~"OllamaProbe.+",alertstate="firing",job=~"$job|",target=~"$target|",model=~"$model|"}'
     version = q.changed("ollama_probe_server_info", q.TARGET, "job, instance, target", "version")
     digest = q.of_gpu(q.changed("ollama_probe_model_info", q.PAIR, pair, "digest"))
     workload = q.of_gpu(q.changed("ollama_probe_workload_info", q.PAIR, pair, "hash"))
     driver = q.changed("ollama_probe_gpu_info", q.EXPORTER, "job, instance, uuid", "driver_version")
     where = "{{model}} on {{target}}"
     return [
-        annotation("Firing alerts", RED, alerts, "{{alertname}}", f"{where} {{{{cause}}}}"),
+        annotation("Firing alerts", RED, ALERTS, "{{alertname}}", f"{where} {{{{cause}}}}"),
         annotation("Ollama version", VIOLET, version, "Ollama {{version}}", "{{target}}"),
         annotation("Model digest", TEAL, digest, "Model {{digest}}", where),
         annotation("GPU driver", ORANGE, driver, "Driver {{driver_version}}", "{{instance}}"),
@@ -224,12 +240,7 @@ def annotations() -> list[dashboard.AnnotationQuery]:
     ]
 
 
-def note(content: str) -> text.Panel:
-    """Return a panel of words."""
-    return text.Panel().title("").mode(text.text.TextMode.MARKDOWN).content(content).transparent(True)
-
-
-def board(uid: str, title: str, description: str, since: str) -> dashboard.Dashboard:
+def board(uid: str, title: str, description: str, since: str, marks: bool = True) -> dashboard.Dashboard:
     """Return an empty board with the variables, marks and links that all of them have."""
     pairs = f"ollama_probe_interval_seconds{{{q.EXPORTER}}}"
     made = (
@@ -248,7 +259,7 @@ def board(uid: str, title: str, description: str, since: str) -> dashboard.Dashb
         .with_variable(variable("target", "Target", f"label_values({pairs}, target)"))
         .with_variable(variable("model", "Model", f"label_values({pairs[:-1]},target=~\"$target\"}}, model)"))
         .with_variable(variable("gpu", "GPU", f"label_values(ollama_probe_decode_tokens_per_second{{{q.PAIR}}}, gpu)"))
-        .annotations(annotations())
+        .annotations(annotations() if marks else [])
     )
     link = dashboard.DashboardLink("Boards").type(d.DashboardLinkType.DASHBOARDS).tags([TAG]).as_dropdown(False)
     return made.link(link.include_vars(True).keep_time(True).target_blank(False).icon("external link"))
