@@ -74,9 +74,14 @@ def holding(card: CardEvidence) -> set[int]:
 
 
 def pids_map(evidence: Evidence) -> bool:
-    """Return whether the driver's pids are those of this `/proc`: some are listed, and all of them can be seen."""
+    """Return whether a process that is on a card would be known by its pid in this `/proc`.
+
+    It is so where `/proc` is the whole machine's, or where pids are listed and all of them can be seen.
+    """
+    if any(card.processes is None for card in evidence.cards):
+        return False
     listed = {pid for card in evidence.cards for pid in holding(card)}
-    return bool(listed) and listed <= evidence.visible and all(card.processes is not None for card in evidence.cards)
+    return evidence.machine_pids or (bool(listed) and listed <= evidence.visible)
 
 
 def by_process(cards: Sequence[CardEvidence], holders: Mapping[int, set[int]]) -> Verdict:

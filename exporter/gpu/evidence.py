@@ -47,7 +47,7 @@ class CardEvidence:
     name: str
     mig: bool = False
     processes: Mapping[int, int | None] | None = None
-    """Every compute process seen on it, with its memory in bytes; None where the card does not tell."""
+    """Every process seen on it, with its memory in bytes; None where the card does not tell."""
     shares: Mapping[int, float] | None = None
     """The mean share of the SMs' time of each process; None where it is not known."""
     before: Sample | None = None
@@ -117,6 +117,8 @@ class Evidence:
     """Ollama's runners seen in `/proc`: pid and digest of the model."""
     visible: frozenset[int] = frozenset()
     """Those pids named by the driver that exist in this `/proc`."""
+    machine_pids: bool = False
+    """Whether this `/proc` is the whole machine's."""
 
 
 def mean(values: Iterable[float | None]) -> float | None:

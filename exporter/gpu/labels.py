@@ -68,11 +68,6 @@ class Labels:
         past.against = verdict
         return past.holds
 
-    def held(self, pair: Pair) -> Verdict | None:
-        """Return what holds of a pair."""
-        past = self.remembered.get(pair)
-        return past.holds if past else None
-
     def forget(self, pair: Pair) -> None:
         """Drop what is remembered of a pair."""
         self.remembered.pop(pair, None)

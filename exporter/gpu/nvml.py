@@ -103,9 +103,13 @@ class Nvml:
         return Counters(at=clock(), energy_joules=joules, throttled_seconds=throttled)
 
     def processes(self, card: int) -> Mapping[int, int | None] | None:
-        """Return the memory in bytes of each compute process on the card, by pid, as the driver counts pids."""
-        found = self._ask(self._driver.nvmlDeviceGetComputeRunningProcesses, self._handles[card])
-        return None if found is None else {process.pid: process.usedGpuMemory for process in found}
+        """Return the memory in bytes of each process on the card, by pid, as the driver counts pids."""
+        driver, handle = self._driver, self._handles[card]
+        computing = self._ask(driver.nvmlDeviceGetComputeRunningProcesses, handle)
+        if computing is None:
+            return None
+        drawing = self._ask(driver.nvmlDeviceGetGraphicsRunningProcesses, handle) or ()  # Vulkan's are here
+        return {process.pid: process.usedGpuMemory for process in (*drawing, *computing)}
 
     def shares(self, card: int, since: float) -> Mapping[int, float] | None:
         """Return each process's mean share of the SMs' time since `since` (Unix seconds); empty when nothing is new."""

@@ -11,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 BLOB = "sha256-"
+FIRST_NAMESPACE = "pid:[4026531836]"
+"""The machine's own pid namespace: Linux gives it this number always (`PROC_PID_INIT_INO`)."""
 
 
 def blob_of(cmdline: bytes) -> str | None:
@@ -38,6 +40,13 @@ class Processes:
             return blob_of((self.root / str(pid) / "cmdline").read_bytes())
         except OSError:
             return None
+
+    def of_the_machine(self) -> bool:
+        """Return whether every process of the machine can be seen, under the pid by which a driver knows it."""
+        try:
+            return str((self.root / "self" / "ns" / "pid").readlink()) == FIRST_NAMESPACE
+        except OSError:
+            return False
 
     def runners(self) -> Mapping[int, str]:
         """Return every Ollama runner that can be seen: its pid and its model's digest."""

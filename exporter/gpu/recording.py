@@ -113,6 +113,7 @@ class Recording:
             ),
             runners=self._runners,
             visible=frozenset(self._visible),
+            machine_pids=self._processes.of_the_machine(),
         )
 
     def _look(self) -> None:

@@ -421,6 +421,7 @@ async def main() -> int:
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print("the machine's own pids:", Processes().of_the_machine(), flush=True)  # noqa: T201
     recorder = Recorder(pynvml)
     gpus = await open_nvidia(log, lambda: recorder)
     recorder.scene = None
