@@ -106,17 +106,21 @@ class Target:
     async def _keep_checking(self) -> None:
         while True:
             try:
-                await self._server.version()
-                if isinstance(self.plan.models, str):
-                    await self._follow(await discover(self.plan, self._server))
-            except ProbeError as error:
-                fields = {"target": self.plan.name, "reason": error.reason}
-                log.debug("check failed", extra={"fields": fields})
+                await self.check()
             except Exception:
                 log.exception(
                     "a check failed in a way that nobody expected", extra={"fields": {"target": self.plan.name}}
                 )
             await asyncio.sleep(CHECK_SECONDS)
+
+    async def check(self) -> None:
+        """Ask the server whether it is up, and follow the models that it has."""
+        try:
+            await self._server.version()
+            if isinstance(self.plan.models, str):
+                await self._follow(await discover(self.plan, self._server))
+        except ProbeError as error:
+            log.debug("check failed", extra={"fields": {"target": self.plan.name, "reason": error.reason}})
 
     async def _follow(self, models: dict[Pair, ModelPlan]) -> None:
         if models != self.models:

@@ -1,0 +1,268 @@
+"""The daemon as a process: it serves, probes, reloads, and ends when told, whatever it is doing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.embedded.engine import Model
+from exporter.embedded.protocol import OllamaServer
+from exporter.embedded.scenes import Scene, SceneKind
+from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+
+START_GUARD_SECONDS = 60
+STOP_GUARD_SECONDS = 10
+"""Against hanging only: how long it really takes is printed by `make bench`."""
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@dataclass
+class Running:
+    """A daemon at work."""
+
+    process: asyncio.subprocess.Process
+    config_file: Path
+    url: str = ""
+    lines: list[str] = field(default_factory=list)
+
+    async def wait_for_line(self, text: str) -> str:
+        """Return the first log line that holds a text."""
+        async with asyncio.timeout(START_GUARD_SECONDS):
+            while not (found := [line for line in self.lines if text in line]):
+                await asyncio.sleep(0.02)
+        return found[0]
+
+    async def scrape(self) -> Samples:
+        """Return what `/metrics` says now."""
+        async with httpx.AsyncClient() as client:
+            text = (await client.get(f"{self.url}/metrics")).text
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    async def value(self, name: str, **labels: str) -> float | None:
+        """Return the sum of a metric's samples that carry these labels; None where there is none."""
+        found = [
+            value
+            for (sample, its_labels), value in (await self.scrape()).items()
+            if sample == f"ollama_probe_{name}" and labels.items() <= dict(its_labels).items()
+        ]
+        return sum(found) if found else None
+
+    async def wait_until(self, name: str, wanted: float | None, **labels: str) -> None:
+        """Wait until a metric has a value."""
+        async with asyncio.timeout(START_GUARD_SECONDS):
+            while await self.value(name, **labels) != wanted:
+                await asyncio.sleep(0.05)
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status."""
+        self.process.send_signal(number)
+        return await asyncio.wait_for(self.process.wait(), STOP_GUARD_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def daemon(folder: Path, targets: list[dict[str, Any]], **settings: Any) -> AsyncIterator[Running]:
+    """Run the daemon in a process of its own; killed in the end where it still runs."""
+    config_file = folder / "config.yml"
+    config = {"web": {"listen_address": ["127.0.0.1:0"]}, "targets": targets, **settings}
+    config_file.write_text(yaml.safe_dump(config))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "exporter.cli", "--config.file", str(config_file), "--log.level", "debug"),
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONFAULTHANDLER": "1"},
+    )
+    running = Running(process, config_file)
+
+    async def read_log() -> None:
+        assert process.stderr is not None
+        async for line in process.stderr:
+            running.lines.append(line.decode().rstrip())
+
+    reading = asyncio.create_task(read_log())
+    try:
+        line = await running.wait_for_line("msg=listening")
+        running.url = line.partition("addresses=")[2].strip('"').rstrip("/")
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reading
+
+
+def target(server: OllamaServer, name: str = "t", **changes: Any) -> dict[str, Any]:
+    """Return a target's settings."""
+    return {"name": name, "url": server.url, "models": ["llama3.1"], "num_predict": 32} | changes
+
+
+async def test_a_person_sees_a_number_within_seconds(tmp_path: Path) -> None:
+    """The series stand at once, the reading follows, runs add up, and SIGTERM ends it with 0."""
+    async with OllamaServer(ScriptedEngine()) as server, daemon(tmp_path, [target(server)]) as running:
+        assert await running.value("runs_total", target="t", model="llama3.1") == 0
+        await running.wait_until("runs_total", 1)
+        rate = await running.value("decode_tokens_per_second", target="t", model="llama3.1", gpu="unknown")
+        assert rate == pytest.approx(103, rel=0.1)
+        assert await running.value("up", target="t") == 1
+        assert await running.value("success", target="t") == 1
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{running.url}/-/ready")).status_code == 200
+        assert await running.end() == 0
+    assert any("msg=stopped" in line for line in running.lines)
+    assert not [line for line in running.lines if "level=error" in line]
+
+
+class StuckUnload(ScriptedEngine):
+    """An engine that never answers an unload."""
+
+    async def expire(self, model: Model) -> None:  # noqa: ARG002
+        """Wait for ever."""
+        self.play(Scene(SceneKind.SLOW, factor=1))  # a mark that the test can see
+        await asyncio.sleep(1000)
+
+
+async def seen(condition: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    async with asyncio.timeout(START_GUARD_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def generating(server: OllamaServer, number: int = 1) -> bool:
+    """Return whether the server has got so many generate requests."""
+    return sum(request.path == "/api/generate" for request in server.requests) >= number
+
+
+STATES: dict[str, tuple[Scene | None, dict[str, Any], Callable[[Running, OllamaServer], Awaitable[None]]]] = {
+    "importing": (None, {}, lambda _running, _server: asyncio.sleep(0)),
+    "loading": (Scene(SceneKind.LOAD_FOREVER), {}, lambda _, server: seen(lambda: generating(server))),
+    "before the first token": (
+        Scene(SceneKind.STALL_BEFORE_FIRST_TOKEN, path="/api/generate"),
+        {"when_unloaded": "load"},
+        lambda _, server: seen(lambda: generating(server)),
+    ),
+    "in the middle": (
+        Scene(SceneKind.STALL_IN_THE_MIDDLE, after_tokens=5),
+        {},
+        lambda _, server: seen(lambda: generating(server, 2)),
+    ),
+    "giving back": (None, {}, lambda _, server: seen(lambda: generating(server, 3))),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_a_signal_ends_it_with_0_in_every_state(state: str, number: signal.Signals, tmp_path: Path) -> None:
+    """Connections are closed, and a borrowed model is left to Ollama's own timer."""
+    scene, changes, reached = STATES[state]
+    engine = StuckUnload() if state == "giving back" else ScriptedEngine()
+    async with OllamaServer(engine) as server:
+        if scene:
+            engine.play(Scene(scene.kind, after_tokens=scene.after_tokens, path=scene.path))
+        async with daemon(tmp_path, [target(server, **changes)]) as running:
+            await reached(running, server)
+            assert await running.end(number) == 0
+            await seen(lambda: server.open_connections == 0)
+    unloads = [request for request in server.requests if (request.body or {}).get("keep_alive") == 0]
+    assert len(unloads) == (1 if state == "giving back" else 0)
+
+
+async def test_a_signal_ends_it_while_others_wait_for_their_turn(tmp_path: Path) -> None:
+    """With one turn for two targets, the one that waits has not run: it is not counted, and it holds nothing up."""
+    engine = ScriptedEngine()
+    engine.play(Scene(SceneKind.STALL_IN_THE_MIDDLE, after_tokens=5))
+    async with OllamaServer(engine) as server:
+        targets = [target(server, "one"), target(server, "two")]
+        async with daemon(tmp_path, targets, max_concurrent_probes=1) as running:
+            await seen(lambda: generating(server, 2))
+            assert await running.end() == 0
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """Whoever presses Ctrl-C twice does not want to wait."""
+    async with OllamaServer(ScriptedEngine()) as server, daemon(tmp_path, [target(server)]) as running:
+        running.process.send_signal(signal.SIGINT)
+        running.process.send_signal(signal.SIGTERM)
+
+        assert await asyncio.wait_for(running.process.wait(), STOP_GUARD_SECONDS) in {0, 1}
+
+
+async def test_an_address_in_use_is_told_with_its_remedy(tmp_path: Path) -> None:
+    """Exit 1, and the message says which setting to change."""
+    async with OllamaServer(ScriptedEngine()) as server, daemon(tmp_path, [target(server)]) as running:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "exporter.cli", "run", "--web.listen-address", running.url.removeprefix("http://")),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, stderr = await asyncio.wait_for(process.communicate(), START_GUARD_SECONDS)
+
+    assert process.returncode == 1
+    assert "--web.listen-address" in stderr.decode()
+
+
+async def test_a_reload_follows_the_file_and_keeps_the_counters(tmp_path: Path) -> None:
+    """A pair that stays keeps its counters, one that leaves loses its series, a new one is probed."""
+    models = [ScriptedModel("llama3.1", tokens_per_second=500), ScriptedModel("b", tokens_per_second=500)]
+    async with OllamaServer(ScriptedEngine(models)) as server:
+        targets = [target(server), target(server, "gone")]
+        async with daemon(tmp_path, targets) as running:
+            await running.wait_until("successes_total", 1, target="t")
+            config = yaml.safe_load(running.config_file.read_text())
+            config["targets"] = [target(server, models=["llama3.1", "b"], interval="10m")]
+            running.config_file.write_text(yaml.safe_dump(config))
+            running.process.send_signal(signal.SIGHUP)
+            await running.wait_until("successes_total", 2, target="t", model="llama3.1")
+            await running.wait_until("interval_seconds", 600, target="t", model="b")
+            assert await running.value("runs_total", target="gone") is None
+            assert await running.value("up", target="gone") is None
+            assert await running.end() == 0
+
+
+async def test_a_bad_reload_is_refused_and_the_former_settings_stay(tmp_path: Path) -> None:
+    """The log names the mistake, and probing goes on."""
+    async with OllamaServer(ScriptedEngine()) as server, daemon(tmp_path, [target(server)]) as running:
+        await running.wait_until("successes_total", 1)
+        running.config_file.write_text("intervall: 5m\n")
+        running.process.send_signal(signal.SIGHUP)
+        line = await running.wait_for_line("reload refused")
+
+        assert "intervall" in line
+        assert await running.value("decode_tokens_per_second") is not None
+
+
+async def test_a_target_that_is_down_at_start_comes_back_by_itself(tmp_path: Path) -> None:
+    """Down: `up` 0, failures by reason, no reading. Back: the next probe brings the reading."""
+    server = OllamaServer(ScriptedEngine([ScriptedModel(tokens_per_second=500)]))
+    url = await server.start()
+    await server.stop()
+    async with daemon(tmp_path, [target(server, url=url, interval="1s")]) as running:
+        await running.wait_until("up", 0, target="t")
+        await running.wait_until("success", 0, target="t")
+        assert (await running.value("failures_total", reason="connect") or 0) > 0
+        assert await running.value("decode_tokens_per_second") is None
+        line = await running.wait_for_line("probe failed")
+        assert all(word in line for word in ("target=t", "model=llama3.1", "reason=connect", "remedy="))
+        back = OllamaServer(ScriptedEngine([ScriptedModel(tokens_per_second=500)]))
+        await back.start(port=int(url.rpartition(":")[2]))
+        await running.wait_until("success", 1, target="t")
+        await running.wait_until("up", 1, target="t")
+        assert await running.value("decode_tokens_per_second") is not None
+        assert await running.end() == 0
+        await back.stop()
