@@ -97,7 +97,7 @@ async def test_a_client_that_leaves_while_it_loads_leaves_no_process() -> None:
     engine, others = LlamaCppEngine(), runners()
     load = asyncio.create_task(engine.load(engine.installed[0], 1024))
     async with asyncio.timeout(10):
-        while runners() == others:  # noqa: ASYNC110 - a process sets no event
+        while runners() == others:
             await asyncio.sleep(0.01)
     load.cancel()
     with pytest.raises(asyncio.CancelledError):

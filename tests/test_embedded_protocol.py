@@ -36,7 +36,7 @@ async def client(server: OllamaServer) -> AsyncIterator[httpx.AsyncClient]:
 async def until(condition: Any) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - nothing sets an event
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -162,6 +162,17 @@ async def test_what_it_refuses(client: httpx.AsyncClient, body: bytes, status: i
     answer = await client.post("/api/generate", content=body)
     assert answer.status_code == status
     assert text in answer.json()["error"]
+
+
+async def test_unloading_asks_nothing_of_the_model(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """An embedding model cannot generate, and can be unloaded; what it cannot do is said before what was misspelt."""
+    server.engine.installed = [ScriptedModel(capabilities=("embedding",))]
+    unload = await client.post("/api/generate", json={"model": "llama3.1", "keep_alive": 0})
+    assert unload.json()["done_reason"] == "unload"
+    wrong = {"model": "llama3.1", "prompt": "x", "options": {"num_ctx": "many"}}
+    assert "does not support generate" in (await client.post("/api/generate", json=wrong)).json()["error"]
+    thinking = wrong | {"think": True}
+    assert "does not support thinking" in (await client.post("/api/generate", json=thinking)).json()["error"]
 
 
 async def test_an_error_without_streaming_has_its_own_status(server: OllamaServer, client: httpx.AsyncClient) -> None:

@@ -172,12 +172,13 @@ class OllamaServer:
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         arrived = asyncio.get_running_loop().time()
         body = await _body(request)
-        keep_alive = parse_keep_alive(body.get("keep_alive"))
-        model = self._model(body.get("model") or "", body.get("model") or "")
-        ask = _ask(body, model, keep_alive, arrived)
-        if not ask.prompt and keep_alive == 0:
-            await self.engine.expire(model)
+        parse_keep_alive(body.get("keep_alive"))  # refused before an unknown model is
+        name = body.get("model") or ""
+        ask = _ask(body, self._model(name, name), arrived)
+        if not ask.prompt and ask.keep_alive_ns == 0:
+            await self.engine.expire(ask.model)
             return _json(self.engine.line(ask, done=True, done_reason="unload"))
+        _check(ask)
         async with aclosing(self.engine.generate(ask)) as lines:
             if not ask.prompt:
                 return _json(await anext(lines))
@@ -215,27 +216,27 @@ class OllamaServer:
         raise OllamaError(404, f"model '{shown}' not found")
 
 
-def _ask(body: Mapping[str, Any], model: Model, keep_alive_ns: int | None, arrived: float) -> Ask:
-    """Return the checked request; the order of the checks is Ollama's."""
-    options = body.get("options") or {}
-    for key, value in options.items():
-        _check_option(key, value)
-    if "completion" not in model.capabilities:
-        raise OllamaError(400, f'"{body["model"]}" does not support generate')
-    think = body.get("think")
-    thinks = "thinking" in model.capabilities
-    if think and not thinks:
-        raise OllamaError(400, f'"{body["model"]}" does not support thinking')
+def _ask(body: Mapping[str, Any], model: Model, arrived: float) -> Ask:
+    thinks, think = "thinking" in model.capabilities, body.get("think")
     return Ask(
         model=model,
         asked_name=body["model"],
         prompt=body.get("prompt") or "",
         raw=bool(body.get("raw")),
         think=thinks if think is None else bool(think),
-        options=options,
-        keep_alive_ns=keep_alive_ns,
+        options=body.get("options") or {},
+        keep_alive_ns=parse_keep_alive(body.get("keep_alive")),
         arrived=arrived,
     )
+
+
+def _check(ask: Ask) -> None:
+    """Refuse what the model cannot do, then options of a wrong type: Ollama's order."""
+    for capability, wanted, name in (("thinking", ask.think, "thinking"), ("completion", True, "generate")):
+        if wanted and capability not in ask.model.capabilities:
+            raise OllamaError(400, f'"{ask.asked_name}" does not support {name}')
+    for key, value in ask.options.items():
+        _check_option(key, value)
 
 
 def _check_option(key: str, value: Any) -> None:

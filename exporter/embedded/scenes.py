@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 
@@ -85,7 +86,7 @@ class Scene:
     after_seconds: float = 0
     after_tokens: int = 0
     seconds: float | None = None
-    """How long it lasts, None until `end`."""
+    """How long it lasts from its first effect, None until `end`."""
     times: int | None = None
     """How many requests it befalls at most (what fails or distorts one answer), None without limit."""
     factor: float | None = None
@@ -110,10 +111,7 @@ class Scene:
 
     def acts(self, now: float, tokens: int | None) -> bool:
         """Whether it acts now, on a request that has produced `tokens` (None: not on a request)."""
-        ended = (
-            self.over.is_set() or self.times == 0 or (self.seconds is not None and now >= self.starts + self.seconds)
-        )
-        if ended or now < self.starts:
+        if self.over.is_set() or self.times == 0 or not self.starts <= now < self.ends:
             return False
         going_on = self.began is not None and (tokens is None or self.kind in LASTING)
         if not going_on and (tokens or 0) < self.after_tokens:
@@ -122,11 +120,16 @@ class Scene:
             self.began = now if self.after_tokens else self.starts
         return True
 
+    @property
+    def ends(self) -> float:
+        """When it is over by itself, by the loop's clock."""
+        began = self.began if self.after_tokens else self.starts
+        return math.inf if self.seconds is None or began is None else began + self.seconds
+
     async def until_over(self) -> None:
         """Wait for its end."""
-        left = None if self.seconds is None else self.starts + self.seconds - asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout_at(None if self.ends == math.inf else self.ends):
                 await self.over.wait()
         except TimeoutError:
             pass

@@ -256,7 +256,11 @@ class ScriptedEngine(Engine):
     async def _strike(self, ask: Ask, index: int, struck: set[Scene]) -> AsyncGenerator[Line | bytes, None]:
         """Let each scene that acts after `index` tokens befall this request, once."""
         for scene in [scene for scene in self._scenes if scene.kind in FAULTS and scene not in struck]:
-            wrong_place = {SceneKind.STALL_IN_THE_MIDDLE: index == 0, SceneKind.STALL_BEFORE_FIRST_TOKEN: index > 0}
+            wrong_place = {
+                SceneKind.STALL_IN_THE_MIDDLE: index == 0,
+                SceneKind.STALL_BEFORE_FIRST_TOKEN: index > 0,
+                SceneKind.BUSY: not scene.after_tokens,  # the neighbour came when the scene was played
+            }
             if scene.path or wrong_place.get(scene.kind) or not self._meets(scene, ask.model, index):
                 continue
             struck.add(scene)
