@@ -7,13 +7,11 @@ import asyncio
 import importlib
 import platform
 import sys
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
-from rich.text import Text
 
 from exporter import __version__
 from exporter.durations import Duration
@@ -74,9 +72,7 @@ def parser() -> argparse.ArgumentParser:
         "--drop-after", type=_duration, metavar="DURATION", default="2m", help="When the scripted GPU slows down (2m)."
     )
     demo.add_argument("--no-real-model", action="store_true", help="Leave out the real model, which needs xllamacpp.")
-    health = commands.add_parser("healthcheck", help="Ask a running exporter whether it is well.")
-    health.add_argument("--url", default="http://127.0.0.1:10434/-/healthy", help="Where (%(default)s).")
-    health.set_defaults(command=healthcheck)
+    commands.add_parser("healthcheck", help="Ask a running exporter whether it is well.")  # see __main__
     return top
 
 
@@ -191,18 +187,3 @@ def demonstrate(options: argparse.Namespace) -> int:
     """Run the daemon against servers of its own."""
     demo = importlib.import_module("exporter.demo")
     return int(demo.demonstrate(options))
-
-
-def healthcheck(options: argparse.Namespace) -> int:
-    """Return 0 where a running exporter answers that it is well."""
-    try:
-        with urllib.request.urlopen(options.url, timeout=5) as response:  # noqa: S310 - the operator's own URL
-            healthy = response.status == 200  # noqa: PLR2004
-    except (OSError, ValueError) as error:
-        print(Text(f"{options.url}: {error}").plain, file=sys.stderr)
-        return FAILED
-    return OK if healthy else FAILED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

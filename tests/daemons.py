@@ -80,7 +80,7 @@ async def daemon(folder: Path, targets: list[dict[str, Any]], **settings: Any) -
     config_file.write_text(yaml.safe_dump(config))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "exporter.cli", "--config.file", str(config_file), "--log.level", "debug"),
+        *("-m", "exporter", "--config.file", str(config_file), "--log.level", "debug"),
         stderr=asyncio.subprocess.PIPE,
         env=os.environ | {"PYTHONFAULTHANDLER": "1"},
     )

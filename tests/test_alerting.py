@@ -67,6 +67,7 @@ def rules(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(400)
 async def test_a_drop_pages_with_its_cause_and_recovery_resolves_it(
+    *,
     tmp_path: Path,
     rules: Path,
     release: programs.Release,

@@ -198,6 +198,6 @@ async def test_no_trace_is_uploaded_whatever_the_environment_says(tmp_path: Any)
 
 async def run_probe(url: str, environment: dict[str, str]) -> int | None:
     """Run the `probe` command in a process of its own and return its exit status."""
-    command = (sys.executable, "-m", "exporter.cli", "probe", "--json", "--url", url)
+    command = (sys.executable, "-m", "exporter", "probe", "--json", "--url", url)
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.DEVNULL)
     return await asyncio.wait_for(process.wait(), 60)

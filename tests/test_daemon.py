@@ -117,7 +117,7 @@ async def test_an_address_in_use_is_told_with_its_remedy(tmp_path: Path) -> None
     async with OllamaServer(ScriptedEngine()) as server, daemon(tmp_path, [target(server)]) as running:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "exporter.cli", "run", "--web.listen-address", running.url.removeprefix("http://")),
+            *("-m", "exporter", "run", "--web.listen-address", running.url.removeprefix("http://")),
             stderr=asyncio.subprocess.PIPE,
         )
         _, stderr = await asyncio.wait_for(process.communicate(), START_GUARD_SECONDS)

@@ -1,0 +1,20 @@
+"""Where the program begins. Health checks come twice a minute: they are answered before anything heavy is imported."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line and return its exit status."""
+    if sys.argv[1:2] == ["healthcheck"]:
+        from exporter import healthcheck  # noqa: PLC0415 - the light way
+
+        return healthcheck.main(sys.argv[2:])
+    from exporter import cli  # noqa: PLC0415 - the heavy way
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
