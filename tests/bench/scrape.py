@@ -1,0 +1,164 @@
+"""How long a scrape takes, and how much it holds up the event loop that probes are timed on.
+
+A server process tells 1,000 series and reads 20 token streams the while; 50 clients in this process each scrape it once
+a second over a kept connection, as Prometheus does. Run `python tests/bench/scrape.py [seconds] [pairs]`; 1,000 pairs
+are the 200 targets x 5 models of a large installation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import multiprocessing
+import random
+import statistics
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import aiohttp
+import httpx
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from readings import FULL, PLAN
+
+from exporter.metrics import ProbeMetrics
+from exporter.plan import Pair
+from exporter.web import WebServer
+
+CLIENTS = 50
+STREAMS = 20
+TOKENS_PER_SECOND = 50
+ACCEPT = {
+    "text": {"accept": "text/plain", "accept-encoding": "identity"},
+    "text, gzip": {"accept": "text/plain", "accept-encoding": "gzip"},
+    "OpenMetrics, gzip": {"accept": "application/openmetrics-text;version=1.0.0", "accept-encoding": "gzip"},
+}
+
+
+async def read_stream(url: str) -> None:
+    """Read a token stream as a probe does, without LangChain."""
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
+        while True:
+            async with client.stream("GET", url) as response:
+                async for line in response.aiter_lines():
+                    json.loads(line)
+
+
+async def note_lag(lags: list[float]) -> None:
+    """Note by how much the loop oversleeps, in seconds."""
+    while True:
+        before = time.perf_counter()
+        await asyncio.sleep(0.002)
+        lags.append(time.perf_counter() - before - 0.002)
+
+
+def serve(control: Connection, stream_url: str, pairs: int) -> None:
+    """Run the measured process: it sends its URL; then for each message the loop's lags and the CPU seconds since."""
+
+    async def main() -> None:
+        metrics = ProbeMetrics(CollectorRegistry())
+        for number in range(pairs):
+            pair = Pair(f"gpu-{number // 5}", f"model-{number % 5}")
+            metrics.add_pair(pair, PLAN)
+            metrics.succeeded(pair, FULL, 6.5)
+        [url] = await WebServer(metrics, addresses=[("127.0.0.1", 0)], ready=lambda: True).start()
+        lags: list[float] = []
+        tasks = [asyncio.create_task(read_stream(stream_url)) for _ in range(STREAMS)]
+        tasks.append(asyncio.create_task(note_lag(lags)))
+        control.send(url)
+        since = time.process_time()
+        while await asyncio.to_thread(control.recv):
+            control.send((lags.copy(), time.process_time() - since))
+            lags.clear()
+            since = time.process_time()
+        for task in tasks:
+            task.cancel()
+
+    asyncio.run(main())
+
+
+async def stream(request: web.Request) -> web.StreamResponse:
+    """Send tokens as Ollama would."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    with contextlib.suppress(ConnectionResetError):
+        for number in itertools.count():
+            await response.write(json.dumps({"response": f" {number}", "done": False}).encode() + b"\n")
+            await asyncio.sleep(1 / TOKENS_PER_SECOND)
+    return response
+
+
+async def scrape(session: aiohttp.ClientSession, url: str, headers: dict[str, str], until: float) -> list[float]:
+    """Scrape once a second from a random moment on; return the seconds that each scrape took."""
+    took = []
+    await asyncio.sleep(random.random())
+    while (start := time.perf_counter()) < until:
+        async with session.get(url, headers=headers) as response:
+            await response.read()
+        took.append(time.perf_counter() - start)
+        await asyncio.sleep(max(0.0, start + 1 - time.perf_counter()))
+    return took
+
+
+def percentiles(seconds: list[float]) -> str:
+    """Return p50, p99 and the maximum in milliseconds."""
+    cuts = statistics.quantiles(seconds, n=100)
+    return f"p50 {cuts[49] * 1000:6.2f}   p99 {cuts[98] * 1000:6.2f}   max {max(seconds) * 1000:6.2f} ms"
+
+
+async def ask(control: Connection) -> tuple[list[float], float]:
+    """Return the server's lags and CPU seconds since it was asked last."""
+    control.send("more")
+    answer: tuple[list[float], float] = await asyncio.to_thread(control.recv)
+    return answer
+
+
+async def main(seconds: float, pairs: int) -> None:
+    """Print the figures."""
+    app = web.Application()
+    app.router.add_get("/", stream)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    control, theirs = multiprocessing.Pipe()
+    arguments = (theirs, f"http://127.0.0.1:{runner.addresses[0][1]}/", pairs)
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=arguments)
+    process.start()
+    url = f"{await asyncio.to_thread(control.recv)}/metrics"
+    connector = aiohttp.TCPConnector(limit=CLIENTS)
+    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+        async with session.get(url, headers=ACCEPT["text"]) as response:
+            lines = (await response.text()).splitlines()
+        series = sum(not line.startswith("#") for line in lines)
+        print(f"{series} series, {CLIENTS} clients once a second, {STREAMS} streams of {TOKENS_PER_SECOND} tokens/s")
+        await ask(control)
+        await asyncio.sleep(seconds)
+        lags, idle = await ask(control)
+        print(f"{'event loop late, no scrapes':32}{percentiles(lags)}")
+        for name, headers in ACCEPT.items():
+            start = time.perf_counter()
+            took = await asyncio.gather(*(scrape(session, url, headers, start + seconds) for _ in range(CLIENTS)))
+            scrapes = [*itertools.chain(*took)]
+            lags, busy = await ask(control)
+            cpu = (busy - idle / seconds * (time.perf_counter() - start)) / len(scrapes)
+            print(f"{f'/metrics as {name}':32}{percentiles(scrapes)}   CPU of one {cpu * 1000:.2f} ms")
+            print(f"{'event loop late the while':32}{percentiles(lags)}")
+    control.send("")
+    process.join(5)
+    process.kill()
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seconds", nargs="?", type=float, default=10)
+    parser.add_argument("pairs", nargs="?", type=int, default=13)
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.seconds, arguments.pairs))
