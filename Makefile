@@ -32,8 +32,8 @@ bench: .venv/dev ## how exact and how cheap the measuring is, printed as tables
 bench-alerts: .venv/dev programs ## what the shipped alert rules catch and miss, on simulated histories
 	$(BIN)/python tests/bench/alerts/run.py $(ARGS)
 
-rules: .venv/dev ## write the alert rules, the compose demo's too
-	$(BIN)/python deploy/prometheus/generate_rules.py --output deploy/prometheus/rules.yml
+rules: .venv/dev ## write the alert rules, the compose demo's too (ARGS="--runbook-url URL --dashboard-url URL")
+	$(BIN)/python deploy/prometheus/generate_rules.py $(ARGS) --output deploy/prometheus/rules.yml
 	$(BIN)/python deploy/prometheus/generate_rules.py --step 15 --output deploy/compose/rules-demo.yml
 
 dashboards: .venv/dev ## write the Grafana dashboards
