@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import base64
+import binascii
+import json
+import re
 import ssl
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 
 from exporter import __version__
+from exporter.errors import Reason
+from exporter.files import read_secret, read_token
 from exporter.plan import TargetPlan
+from exporter.translation import probe_error
 
 LINE_BYTES_MAX = 8 * 2**20
 """A longer line is no answer of Ollama's: the longest, a final chunk with the `context` of 128k tokens, is 1 MB."""
 CONNECT_SECONDS = 5.0
+_PART_CHARACTERS_MIN = 6
+"""A shorter part of a header's value is a word of its grammar, no secret."""
 
 
 @cache
@@ -36,23 +46,33 @@ class TargetAuth(httpx.Auth):
     """Puts on each request what the target's configuration names, and takes off what the environment put there.
 
     The Ollama client sends `OLLAMA_API_KEY` as a bearer token on its own account. Secret files are read anew for each
-    request, so that a rotated secret needs no reload; a file that cannot be read raises OSError.
+    request, so that a rotated secret needs no reload; a file that cannot be read raises OSError, one that holds
+    something else than one secret a `ProbeError`.
     """
 
     def __init__(self, plan: TargetPlan) -> None:
         self._plan = plan
-        self._secrets: set[str] = {value for value in (*plan.headers.values(), plan.password) if value}
+        self._secrets: set[str] = set()
+        for value in plan.headers.values():
+            self._keep(*_parts(value))
+        self._keep(plan.username, plan.password)
+
+    def _keep(self, *secrets: str | None) -> None:
+        """Remember what must never be told, in every form in which others may print it."""
+        for secret in secrets:
+            if secret:
+                self._secrets.update(_forms(secret))
 
     def _credentials(self) -> str | None:
         plan = self._plan
         if plan.bearer_token_file is not None:
-            token = plan.bearer_token_file.read_text().strip()
-            self._secrets.add(token)
+            token = _read(plan.bearer_token_file, read_token)
+            self._keep(token)
             return f"Bearer {token}"
         if plan.username is not None:
-            password = plan.password_file.read_text().strip() if plan.password_file else plan.password or ""
+            password = _read(plan.password_file, read_secret) if plan.password_file else plan.password or ""
             encoded = base64.b64encode(f"{plan.username}:{password}".encode()).decode()
-            self._secrets.update({password, encoded})
+            self._keep(password, encoded)
             return f"Basic {encoded}"
         return None
 
@@ -68,11 +88,45 @@ class TargetAuth(httpx.Auth):
         yield request
 
     def redact(self, text: str) -> str:
-        """Return the text with every secret that this target was ever sent replaced."""
+        """Return the text with every secret that this target was ever sent replaced. Shorten it afterwards only."""
         for secret in sorted(self._secrets, key=len, reverse=True):
-            if secret:
-                text = text.replace(secret, "<secret>")
+            text = text.replace(secret, "<secret>")
         return text
+
+
+def _read(path: Path, read: Callable[[Path], str]) -> str:
+    try:
+        return read(path)
+    except ValueError as error:
+        wrong, _, remedy = str(error).partition(": ")
+        raise probe_error(Reason.DENIED, f"{path}: {wrong}", remedy) from None
+
+
+def _parts(value: str) -> Iterator[str]:
+    """Yield a header's value and what a server may quote of it alone: a token, a cookie's value, a password."""
+    yield value
+    for part in re.split(r"[\s,;=]+", value):
+        if len(part) >= _PART_CHARACTERS_MIN:
+            yield part
+    scheme, _, credentials = value.partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            yield from base64.b64decode(credentials).decode().split(":", 1)
+        except (binascii.Error, UnicodeDecodeError):
+            return  # not what its scheme says: the server will refuse it
+
+
+def _forms(secret: str) -> set[str]:
+    """Return a secret as it is, in JSON's, Python's and URLs' spelling, and with its blanks made one each."""
+    return {
+        secret,
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        repr(secret)[1:-1],
+        repr(secret.encode())[2:-1],
+        quote(secret, safe=""),
+        " ".join(secret.split()),
+    }
 
 
 class _BoundedLines(httpx.AsyncByteStream):
@@ -109,6 +163,8 @@ class TargetTransport(httpx.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; the body of its response is bounded."""
         response = await super().handle_async_request(request)
+        if response.headers.get("content-type"):
+            response.headers["content-type"] = "application/json"  # UTF-8, whatever charset it claims
         if isinstance(response.stream, httpx.AsyncByteStream):
             response.stream = _BoundedLines(response.stream)
         return response

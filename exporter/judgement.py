@@ -20,6 +20,7 @@ FLOWING_GAPS = 10
 QUEUE_SECONDS = 0.25
 """An idle server's residual is 2-6 ms, 50 ms after a load; more means that another request held the slot."""
 
+_SHOWN_CHARACTERS_MAX = 40
 _NANOSECONDS = 1e9
 _DURATION_MAX = 10**15  # ns, eleven days: no request lasts so long
 _RATE_MAX = 100_000.0  # tokens/s that no hardware reaches: a server that says so does not measure
@@ -58,15 +59,17 @@ def _whole(final: Mapping[str, Any], name: str, most: int) -> int:
     """Return a count or a duration of the final chunk; absent is 0, as Go omits it."""
     value = final.get(name) or 0
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise probe_error(Reason.PROTOCOL, f"the final chunk says {name} {str(value)[:40]}")
+        shown = str(value)[:_SHOWN_CHARACTERS_MAX] if isinstance(value, int | float) else f"as {type(value).__name__}"
+        raise probe_error(Reason.PROTOCOL, f"the final chunk says {name} {shown}")
     return value
 
 
 def _finished(answer: Answer, final: Mapping[str, Any]) -> Figures:
     output_tokens = _whole(final, "eval_count", 10**9)
     if output_tokens < TOKENS_MIN:
-        done_reason = str(final.get("done_reason"))[:40]
-        raise probe_error(Reason.SHORT, f"{output_tokens} tokens, done_reason {done_reason!r}")
+        done_reason = str(final.get("done_reason"))
+        shown = repr(done_reason) if len(done_reason) <= _SHOWN_CHARACTERS_MAX else "too long to be one"
+        raise probe_error(Reason.SHORT, f"{output_tokens} tokens, done_reason {shown}")
     elapsed_seconds = answer.ended_at - answer.started_at
     total, load, prefill, decode = (
         _whole(final, f"{stage}_duration", _DURATION_MAX) / _NANOSECONDS

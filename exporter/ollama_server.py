@@ -165,9 +165,9 @@ class Server:
         except TimeoutError as error:
             raise probe_error(Reason.TIMEOUT, f"no answer to {path} within {seconds:g} s") from error
         except Exception as error:  # whatever it is, it becomes one of the reasons
-            raise translate(error) from error
+            raise translate(error, self.auth.redact) from error
         if not response.is_success:
-            raise answer_error(response.status_code, self.auth.redact(response.text))
+            raise answer_error(response.status_code, response.text, self.auth.redact)
         try:
             answer = response.json()
         except (ValueError, RecursionError) as error:

@@ -54,11 +54,12 @@ class Prober:
         try:
             return await self._probe(plan, chunks or ChunkTimes(), bare=bare)
         except Exception as error:  # the one place where a probe's failure gets its reason
-            failure = translate(error)
-            detail = self._server.auth.redact(failure.detail)
+            redact = self._server.auth.redact
+            failure = translate(error, redact)
+            detail = redact(failure.detail)
             if failure.reason is Reason.CONNECT:
                 detail = f"{self.target.url}: {detail}"
-            raise ProbeError(failure.reason, detail, failure.remedy) from error
+            raise ProbeError(failure.reason, detail, redact(failure.remedy)) from error
 
     async def _probe(self, plan: ModelPlan, chunks: ChunkTimes, *, bare: bool) -> Reading | SkipReason:
         await self._server.version()
@@ -109,7 +110,8 @@ class Prober:
             names = ", ".join(sorted(model.name for model in await self._server.installed())) or "nothing"
         except ProbeError:
             return error
-        return probe_error(error.reason, error.detail, f"{error.remedy}; installed there: {names[:400]}")
+        shown = self._server.auth.redact(names)[:400]
+        return probe_error(error.reason, error.detail, f"{error.remedy}; installed there: {shown}")
 
     async def _installed(self, plan: ModelPlan) -> InstalledModel | None:
         name = full_name(plan.model)
@@ -158,7 +160,7 @@ class Prober:
         except BaseException as error:
             watch.abandon()
             if isinstance(error, Exception):
-                raise await self._name_installed(translate(error)) from error
+                raise await self._name_installed(translate(error, self._server.auth.redact)) from error
             raise
         return answer, await watch.finish()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from time import monotonic
@@ -91,9 +92,10 @@ class Target:
         except ProbeError as error:
             self._told.failed(pair, error.reason, monotonic() - began)
             fields |= {"reason": error.reason, "detail": error.detail, "remedy": error.remedy}
-            internal = error.reason is Reason.INTERNAL
-            level = logging.ERROR if internal else logging.WARNING
-            log.log(level, "probe failed", exc_info=internal, extra={"fields": fields})
+            if error.reason is Reason.INTERNAL:
+                log.error("probe failed", extra={"fields": fields | self._traceback(error)})  # noqa: TRY400
+            else:
+                log.warning("probe failed", extra={"fields": fields})
             return
         if isinstance(outcome, Reading):
             self._told.succeeded(pair, outcome, monotonic() - began)
@@ -107,11 +109,14 @@ class Target:
         while True:
             try:
                 await self.check()
-            except Exception:
-                log.exception(
-                    "a check failed in a way that nobody expected", extra={"fields": {"target": self.plan.name}}
-                )
+            except Exception as error:  # noqa: BLE001 - told, with its traceback
+                fields = {"target": self.plan.name, **self._traceback(error)}
+                log.error("a check failed in a way that nobody expected", extra={"fields": fields})  # noqa: TRY400
             await asyncio.sleep(CHECK_SECONDS)
+
+    def _traceback(self, error: Exception) -> dict[str, str]:
+        """Return the field that logs an error's traceback: its causes may quote what was sent."""
+        return {"traceback": self._server.auth.redact("".join(traceback.format_exception(error)))}
 
     async def check(self) -> None:
         """Ask the server whether it is up, and follow the models that it has."""

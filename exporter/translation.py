@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 
 import httpcore
@@ -20,6 +21,8 @@ from ollama._types import RequestError
 from exporter.errors import REMEDIES, ProbeError, Reason
 
 DETAIL_CHARACTERS_MAX = 300
+Redact = Callable[[str], str]
+"""Takes the secrets out of a text; before it is shortened, since half a secret is not recognised."""
 
 REASON_BY_TYPE: dict[type[BaseException], Reason] = {
     httpx.ConnectError: Reason.CONNECT,
@@ -116,19 +119,19 @@ def probe_error(reason: Reason, detail: str, remedy: str | None = None) -> Probe
     return ProbeError(reason, " ".join(detail.split())[:DETAIL_CHARACTERS_MAX], remedy or REMEDIES[reason])
 
 
-def answer_error(status: int, body: str) -> ProbeError:
+def answer_error(status: int, body: str, redact: Redact = str) -> ProbeError:
     """Return the error for an answer with an error status."""
     text = error_text(body)
     said = f"HTTP {status}" if status > 0 else "an error inside the answer"
-    return probe_error(reason_of_answer(status, text), f"{said}: {text}" if text.strip() else said)
+    return probe_error(reason_of_answer(status, text), f"{said}: {redact(text)}" if text.strip() else said)
 
 
-def translate(error: BaseException) -> ProbeError:
+def translate(error: BaseException, redact: Redact = str) -> ProbeError:
     """Return the `ProbeError` for any exception; one that nobody named is `internal`, its traceback kept as cause."""
     if isinstance(error, ProbeError):
         return error
     if isinstance(error, ollama.ResponseError):
-        translated = answer_error(error.status_code, error.error)
+        translated = answer_error(error.status_code, error.error, redact)
     elif isinstance(error, OSError) and error.filename is not None:
         translated = probe_error(
             Reason.DENIED, f"{error.filename}: {error.strerror}", "make the secret file readable for this program"
@@ -141,7 +144,7 @@ def translate(error: BaseException) -> ProbeError:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             remedy = "name the certificate authority in `tls: {ca_file: ...}` of this target"
         # A validation error prints the answer's text: its type says enough.
-        words = "" if isinstance(error, pydantic.ValidationError) else str(error)
+        words = "" if isinstance(error, pydantic.ValidationError) else redact(str(error))
         translated = probe_error(reason, f"{type(error).__name__}: {words}" if words else type(error).__name__, remedy)
     translated.__cause__ = error
     return translated
