@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write the dashboards: `python grafana/build.py [FOLDER]`, by default into `dashboards/` beside this file."""
 
 from __future__ import annotations
@@ -7,11 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-
 import fleet
 import model
 import overview
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 
 def main(folder: Path) -> None:

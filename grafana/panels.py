@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import queries as q
 from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.models import common as c
 from grafana_foundation_sdk.models import dashboard as d
-
-import queries as q
 
 # Told apart with protanopia, deuteranopia and tritanopia (CIE76 distance 25 or more), on dark and on light.
 VIOLET, ORANGE, TEAL, MAGENTA, RED = LINES = ("#6A51C7", "#D98200", "#12A37F", "#B35FA8", "#C8442C")
@@ -19,7 +18,9 @@ GOOD, WARN, BAD = TEAL, ORANGE, RED
 SOURCE = c.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "ollama-throughput"
 NOTHING = "Nothing in this time range: no probe has ended in it, or the filters above leave no pair"
-NO_GPU = "No reading of a GPU: the exporter does not run beside Ollama, this host has no NVIDIA card, or its driver fails"
+NO_GPU = (
+    "No reading of a GPU: the exporter does not run beside Ollama, this host has no NVIDIA card, or its driver fails"
+)
 NO_RULES = "No rules loaded: put deploy/prometheus/rules.yml into Prometheus' rule_files"
 
 ALERTS = (
@@ -79,13 +80,13 @@ def lines(title: str, description: str, unit: str, *targets: prometheus.Dataquer
         .fill_opacity(0)
         .gradient_mode(c.GraphGradientMode.NONE)
         .show_points(c.VisibilityMode.NEVER)
-        .span_nulls(False)
+        .span_nulls(span_nulls=False)
         .axis_soft_min(0)
         .color_scheme(dashboard.FieldColor().mode(d.FieldColorModeId.FIXED).fixed_color(VIOLET))
         .tooltip(common.VizTooltipOptions().mode(c.TooltipDisplayMode.MULTI).sort(c.SortOrder.DESCENDING))
         .legend(
             common.VizLegendOptions()
-            .show_legend(True)
+            .show_legend(show_legend=True)
             .display_mode(c.LegendDisplayMode.LIST)
             .placement(c.LegendPlacement.BOTTOM)
             .calcs([])
@@ -108,12 +109,12 @@ def paint(panel: Panel, colors: dict[str, str]) -> Panel:
     return panel
 
 
-def ranked_lines(title: str, description: str, unit: str, by: str, over: str, legend_format: str) -> timeseries.Panel:
-    """Return a chart of the largest series in colours that everybody can tell apart, and of the others in grey."""
+def ranked_lines(title: str, description: str, by: str, over: str, legend_format: str) -> timeseries.Panel:
+    """Return a chart of the largest rates in colours that everybody can tell apart, and of the others in grey."""
     names = [f"rank{n}" for n in range(1, len(LINES) + 1)]
     targets = [query(q.ranked(by, n, over), legend_format, name=name) for n, name in enumerate(names, 1)]
     others = query(q.unranked(by, len(LINES), over), legend_format, name="others")
-    panel = lines(title, description, unit, *targets, others)
+    panel = lines(title, description, "none", *targets, others).axis_label("tokens/s")
     for name, color in zip(names, LINES, strict=True):
         panel.override_by_query(name, properties(color=fixed(color)))
     return panel.override_by_query("others", properties(color=fixed(GREY), custom__lineWidth=1))
@@ -135,10 +136,10 @@ def number(title: str, description: str, unit: str, expr: str, legend_format: st
         .text_mode(c.BigValueTextMode.AUTO)
         .justify_mode(c.BigValueJustifyMode.AUTO)
         .orientation(c.VizOrientation.AUTO)
-        .wide_layout(False)
+        .wide_layout(wide_layout=False)
         .color_scheme(dashboard.FieldColor().mode(d.FieldColorModeId.THRESHOLDS))
         .thresholds(thresholds((None, "text")))
-        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(values=False).fields(""))
     )
 
 
@@ -162,9 +163,9 @@ def bars(title: str, description: str, unit: str, expr: str, legend_format: str)
         .min_viz_height(18)
         .max_viz_height(30)
         .text(common.VizTextDisplayOptions().title_size(13).value_size(14))
-        .show_unfilled(True)
+        .show_unfilled(show_unfilled=True)
         .color_scheme(dashboard.FieldColor().mode(d.FieldColorModeId.FIXED).fixed_color(VIOLET))
-        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(values=False).fields(""))
     )
 
 
@@ -179,11 +180,12 @@ def rows(title: str, description: str, columns: Sequence[str], *targets: prometh
         .targets(list(targets))
         .no_value(NOTHING)
         .thresholds(thresholds((None, "text")))
-        .show_header(True)
+        .show_header(show_header=True)
         .cell_height(c.TableCellHeight.SM)
-        .filterable(False)
+        .filterable(filterable=False)
         .with_transformation(d.DataTransformerConfig(id_val="merge", options={}))
     )
+    panel.build().options.footer = None  # an option that Grafana 12 took away
     order = {name: index for index, name in enumerate(columns)}
     include = dict.fromkeys(columns, True)
     options = {"indexByName": order, "includeByName": include, "excludeByName": {}, "renameByName": {}}
@@ -192,7 +194,7 @@ def rows(title: str, description: str, columns: Sequence[str], *targets: prometh
 
 def column(panel: table.Panel, name: str, title: str, **values: Any) -> table.Panel:
     """Name a table's column and give it properties; an empty cell is a dash."""
-    return panel.override_by_name(name, properties(displayName=title, noValue="–", **values))
+    return panel.override_by_name(name, properties(displayName=title, noValue="-", **values))
 
 
 def to_model_board(target_label: str, model_label: str) -> dict[str, Any]:
@@ -211,16 +213,17 @@ def variable(name: str, label: str, source: str) -> dashboard.QueryVariable:
         .definition(source)
         .refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(d.VariableSort.ALPHABETICAL_ASC)
-        .multi(True)
-        .include_all(True)
+        .multi(multi=True)
+        .include_all(include_all=True)
         .all_value(".+")
     )
 
 
 def annotation(name: str, color: str, expr: str, title: str, text_format: str) -> dashboard.AnnotationQuery:
     """Return marks at the times at which a query has a result."""
-    mark = dashboard.AnnotationQuery().name(name).datasource(SOURCE).enable(True).hide(False).icon_color(color)
-    return mark.expr(expr).step("60s").title_format(title).text_format(text_format)
+    mark = dashboard.AnnotationQuery().name(name).datasource(SOURCE).enable(enable=True).icon_color(color)
+    target = prometheus.Dataquery().expr(expr).ref_id("Anno").interval("60s").datasource(SOURCE).range()
+    return mark.target(target).title_format(title).text_format(text_format)
 
 
 def annotations() -> list[dashboard.AnnotationQuery]:
@@ -240,7 +243,7 @@ def annotations() -> list[dashboard.AnnotationQuery]:
     ]
 
 
-def board(uid: str, title: str, description: str, since: str, marks: bool = True) -> dashboard.Dashboard:
+def board(uid: str, title: str, description: str, since: str, *, marks: bool = True) -> dashboard.Dashboard:
     """Return an empty board with the variables, marks and links that all of them have."""
     pairs = f"ollama_probe_interval_seconds{{{q.EXPORTER}}}"
     made = (
@@ -257,12 +260,12 @@ def board(uid: str, title: str, description: str, since: str, marks: bool = True
         .with_variable(variable("job", "Job", "label_values(ollama_probe_build_info, job)"))
         .with_variable(variable("instance", "Instance", 'label_values(ollama_probe_build_info{job=~"$job"}, instance)'))
         .with_variable(variable("target", "Target", f"label_values({pairs}, target)"))
-        .with_variable(variable("model", "Model", f"label_values({pairs[:-1]},target=~\"$target\"}}, model)"))
+        .with_variable(variable("model", "Model", f'label_values({pairs[:-1]},target=~"$target"}}, model)'))
         .with_variable(variable("gpu", "GPU", f"label_values(ollama_probe_decode_tokens_per_second{{{q.PAIR}}}, gpu)"))
         .annotations(annotations() if marks else [])
     )
-    link = dashboard.DashboardLink("Boards").type(d.DashboardLinkType.DASHBOARDS).tags([TAG]).as_dropdown(False)
-    return made.link(link.include_vars(True).keep_time(True).target_blank(False).icon("external link"))
+    link = dashboard.DashboardLink("Boards").type(d.DashboardLinkType.DASHBOARDS).tags([TAG]).icon("external link")
+    return made.link(link.include_vars(include_vars=True).keep_time(keep_time=True))
 
 
 def lay(made: dashboard.Dashboard, grid: Iterable[tuple[int, Sequence[tuple[int, Panel]]]], top: int = 0) -> int:
