@@ -132,13 +132,7 @@ def run(options: argparse.Namespace) -> int:
     async def serve() -> None:
         await Daemon(lambda: _load(options), CollectorRegistry()).run()
 
-    try:
-        asyncio.run(serve())
-    except OSError as error:
-        print(
-            f"web.listen_address: {error.strerror or error}: choose another with --web.listen-address", file=sys.stderr
-        )
-        return FAILED
+    asyncio.run(serve())
     return OK
 
 

@@ -89,7 +89,7 @@ class Daemon:
         self._stop.set()
 
     async def run(self, on_listening: Callable[[list[str]], None] = lambda _: None) -> None:
-        """Serve and probe until `stop`, or SIGTERM or SIGINT. Raises OSError where an address cannot be bound."""
+        """Serve and probe until `stop`, or SIGTERM or SIGINT. Raises SettingsError where an address cannot be bound."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -111,6 +111,7 @@ class Daemon:
     async def _work(self) -> None:
         for plan in self.settings.plans():  # known before LangChain is: their series stand from the first scrape on
             self._announce(plan)
+            await asyncio.sleep(0)  # a thousand pairs take a quarter of a second: scrapes come in between
         target_module = await import_late("exporter.target")
         self._gpus = await open_gpus(log)
         self.metrics.set_cards(self._gpus.cards())

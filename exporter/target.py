@@ -17,6 +17,7 @@ from exporter.ollama_server import InstalledModel, Server, full_name
 from exporter.plan import ModelPlan, Pair, TargetPlan, short_name
 from exporter.probe import Prober
 from exporter.reading import Reading, SkipReason
+from exporter.translation import probe_error
 
 CHECK_SECONDS = 30.0
 """How often a server is asked whether it is up, and what it has: at least once a minute, an answer's 5 s included."""
@@ -90,20 +91,28 @@ class Target:
             self._told.cancelled(pair)
             raise
         except ProbeError as error:
-            self._told.failed(pair, error.reason, monotonic() - began)
-            fields |= {"reason": error.reason, "detail": error.detail, "remedy": error.remedy}
-            if error.reason is Reason.INTERNAL:
-                log.error("probe failed", extra={"fields": fields | self._traceback(error)})  # noqa: TRY400
-            else:
-                log.warning("probe failed", extra={"fields": fields})
+            self._tell_failure(pair, error, monotonic() - began)
             return
         if isinstance(outcome, Reading):
-            self._told.succeeded(pair, outcome, monotonic() - began)
+            try:
+                self._told.succeeded(pair, outcome, monotonic() - began)
+            except ValueError as error:  # a number that no metric can hold
+                self._tell_failure(pair, probe_error(Reason.PROTOCOL, str(error)), monotonic() - began)
+                return
             fields |= {"gpu": outcome.gpu, "decode_tokens_per_second": round(outcome.decode_tokens_per_second, 2)}
             log.info("probe succeeded", extra={"fields": fields})
         else:
             self._told.skipped(pair, outcome)
             log.info("probe skipped", extra={"fields": fields | {"reason": outcome}})
+
+    def _tell_failure(self, pair: Pair, error: ProbeError, run_seconds: float) -> None:
+        self._told.failed(pair, error.reason, run_seconds)
+        told = {"reason": error.reason, "detail": error.detail, "remedy": error.remedy}
+        fields = pair._asdict() | told
+        if error.reason is Reason.INTERNAL:
+            log.error("probe failed", extra={"fields": fields | self._traceback(error)})
+        else:
+            log.warning("probe failed", extra={"fields": fields})
 
     async def _keep_checking(self) -> None:
         while True:
