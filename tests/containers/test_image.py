@@ -1,0 +1,95 @@
+"""The Dockerfile, built and run: confined as deploy/ confines it, well by its own word, and quick to end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from containers.engine import BASE, Engine
+from programs import free_port
+
+from exporter import __version__
+
+pytestmark = pytest.mark.timeout(900)
+CONFINED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp:size=16m,mode=1777")
+
+
+@pytest.fixture(scope="module")
+def container(engine: Engine, image: str) -> Iterator[tuple[str, str]]:
+    """Run the exporter's demo as compose and Kubernetes would, and yield the container's name and its address."""
+    port = free_port()
+    command = ("demo", "--no-real-model")
+    engine.podman("run", "--detach", "--name=confined", f"--publish=127.0.0.1:{port}:10434", *CONFINED, image, *command)
+    yield "confined", f"http://127.0.0.1:{port}"
+    engine.podman("rm", "--force", "--time=1", "--ignore", "confined")
+
+
+def wait_until_healthy(engine: Engine, container: str) -> None:
+    """Return when the container's health check succeeds (podman runs it by itself only under systemd)."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            engine.podman("healthcheck", "run", container)
+        except AssertionError:
+            assert time.monotonic() < deadline, engine.logs(container)
+            time.sleep(0.5)
+        else:
+            return
+
+
+def test_says_what_it_is(engine: Engine, image: str) -> None:
+    """Labels, user, port, entry point and health check are in the built image."""
+    found = engine.inspect("image", image)
+    config = found["Config"]
+    assert config["Labels"]["org.opencontainers.image.version"] == __version__
+    assert config["User"] == "65532:65532"
+    assert "10434/tcp" in config["ExposedPorts"]
+    assert config["Entrypoint"] == ["ollama-throughput-exporter"]
+    assert found["Healthcheck"]["Test"] == ["CMD", "ollama-throughput-exporter", "healthcheck"]
+    added = found["Size"] - engine.inspect("image", BASE)["Size"]
+    print(f"\nimage {found['Size'] / 1e6:.0f} MB, of which {added / 1e6:.0f} MB are not the base's")  # noqa: T201 - whoever asks for this run
+    assert engine.podman("run", "--rm", image, "--version").split()[1] == __version__
+
+
+def test_holds_no_build_tools(engine: Engine, image: str) -> None:
+    """There is no pip, no compiler and nothing of the build's own packages in the image."""
+    script = (
+        "import importlib.util as u, shutil; print([n for n in ('pip', 'hatchling', 'setuptools') if u.find_spec(n)]"
+    )
+    script += " + [n for n in ('pip', 'cc', 'gcc', 'make', 'git', 'curl') if shutil.which(n)])"
+    assert engine.podman("run", "--rm", "--entrypoint=python", image, "-c", script) == "[]"
+
+
+def test_runs_confined(engine: Engine, container: tuple[str, str]) -> None:
+    """Read-only, without capabilities, as nobody in particular, it is healthy and measures."""
+    name, url = container
+    wait_until_healthy(engine, name)
+    status = dict(
+        line.split(":\t", 1)
+        for line in engine.podman("exec", name, "cat", "/proc/1/status").splitlines()
+        if ":\t" in line
+    )
+    assert status["Uid"].split() == ["65532"] * 4
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+    assert status["NoNewPrivs"] == "1"
+    with pytest.raises(AssertionError, match="Read-only file system"):
+        engine.podman("exec", name, "touch", "/opt/exporter/x")
+    deadline = time.monotonic() + 60
+    while "ollama_probe_decode_tokens_per_second{" not in (text := httpx.get(f"{url}/metrics").text):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.5)
+    assert f'ollama_probe_build_info{{version="{__version__}"' in text
+
+
+def test_ends_at_once(engine: Engine, container: tuple[str, str]) -> None:
+    """SIGTERM ends it with exit status 0 within two seconds, whatever it is doing."""
+    name, _ = container
+    wait_until_healthy(engine, name)
+    engine.podman("kill", "--signal=TERM", name)
+    begun = time.monotonic()
+    assert engine.podman("wait", "--interval=50ms", name) == "0"
+    seconds = time.monotonic() - begun
+    print(f"\nended {seconds:.2f} s after SIGTERM")  # noqa: T201 - asks for its figures
+    assert seconds < 2
