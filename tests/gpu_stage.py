@@ -64,6 +64,10 @@ class Stage:
             (folder / "cmdline").write_bytes(cmdline.replace(" ", "\0").encode() + b"\0")
         return told
 
+    def runner(self, scene: str) -> int:
+        """Return the pid of the model's runner in a scene."""
+        return next(int(pid) for pid, cmdline in self.scenes[scene]["cmdlines"].items() if MODEL in cmdline)
+
     async def open(self, driver: Callable[[], Any] | None = None) -> NvidiaGpus:
         """Return the room on this machine's driver."""
         self.replay.calls = self.replay.calls or self.scenes["identity"]["calls"]

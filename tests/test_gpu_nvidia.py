@@ -20,6 +20,7 @@ from exporter.gpu.worker import Worker
 from exporter.reading import CPU, UNKNOWN, ThrottleReason
 
 ALONE = {"model": False, "gpu": False}
+COUNTERS = "nvmlDeviceGetFieldValues(0,[83, 74, 269, 270, 271])"
 
 
 def fails(code: int) -> Callable[[Any], Any]:
@@ -115,8 +116,7 @@ async def test_alone_on_one_card(one: Stage, gpus: NvidiaGpus) -> None:
     assert (seen.label, seen.uuids) == (H100, (gpus.cards()[0].uuid,))
     assert seen.contended == ALONE
     assert seen.peak_bandwidth_bytes_per_second == pytest.approx(5120 * 2619e6 * 2 / 8)
-    counters = one.scenes["alone"]["calls"]["nvmlDeviceGetFieldValues(0,[83, 74, 269, 270, 271])"][-2:]
-    (began, first), (ended, last) = counters
+    (began, first), (ended, last) = one.scenes["alone"]["calls"][COUNTERS][-2:]
     state = seen.state
     assert state is not None
     assert state.energy_joules == pytest.approx((last[0]["value"] - first[0]["value"]) / 1000)
@@ -125,11 +125,28 @@ async def test_alone_on_one_card(one: Stage, gpus: NvidiaGpus) -> None:
     assert state.throttled_ratio[ThrottleReason.SW_POWER_CAP] == pytest.approx(min(1, capped), rel=0.03)
     assert set(state.throttled_ratio) == set(ThrottleReason)
     assert state.clock_hertz is not None
-    assert 1.2e9 < state.clock_hertz < 1.98e9
+    assert 1.4e9 < state.clock_hertz < 1.7e9
     assert state.clock_max_hertz == 1.98e9
     assert state.temperature_celsius is not None
-    assert 70 < state.temperature_celsius < 90
+    assert 55 < state.temperature_celsius < 75
     assert state.utilization_ratio == pytest.approx(0.98, abs=0.03)
+
+
+async def test_a_hot_card(tmp_path: Path) -> None:
+    """Thermal slowdown apart from the power cap, each by its counter; what has none by the samples."""
+    hot = Stage("nvml-h100-hot.json", tmp_path)
+    gpus = await hot.open()
+    state = (await hot.probe(gpus, "alone")).state
+    await gpus.close()
+    assert state is not None
+    (began, first), (ended, last) = hot.scenes["alone"]["calls"][COUNTERS][-2:]
+    reasons = ("sw_power_cap", "sw_thermal", "hw_thermal", "hw_power_brake")
+    for number, reason in enumerate(reasons, start=1):
+        share = (last[number]["value"] - first[number]["value"]) / 1e9 / (ended - began)
+        assert state.throttled_ratio[ThrottleReason(reason)] == pytest.approx(share, rel=0.03)
+    assert state.throttled_ratio[ThrottleReason.SW_THERMAL] > 0.7
+    assert 0.05 < state.throttled_ratio[ThrottleReason.HW_THERMAL] < 0.1
+    assert 0.05 < state.throttled_ratio[ThrottleReason.HW_SLOWDOWN] < 0.2
 
 
 async def test_beside_another_program(one: Stage, gpus: NvidiaGpus) -> None:
@@ -259,7 +276,7 @@ async def test_an_old_card_without_fields(one: Stage, gpus: NvidiaGpus) -> None:
     state = (await one.probe(gpus, "alone")).state
     assert state is not None
     assert state.power_watts == pytest.approx(250)
-    assert 0.5 < state.throttled_ratio[ThrottleReason.SW_THERMAL] <= 1
+    assert 0.5 < state.throttled_ratio[ThrottleReason.SW_POWER_CAP] <= 1
 
 
 async def test_a_card_that_tells_neither_memory_nor_processes(one: Stage, gpus: NvidiaGpus) -> None:
@@ -304,7 +321,7 @@ async def test_a_change_of_the_label_is_logged_once(
         await one.probe(gpus, "alone")
         await one.probe(gpus, "alone")
     assert [record.getMessage() for record in caplog.records] == [
-        f"gpu of llama3.1 on here: {H100} (its runner (pid 415) is on card 0)"
+        f"gpu of llama3.1 on here: {H100} (its runner (pid {one.runner('alone')}) is on card 0)"
     ]
 
 
@@ -323,7 +340,8 @@ async def test_a_forgotten_pair_starts_anew(two: Stage, pair_gpus: NvidiaGpus) -
 async def test_explanations(one: Stage, gpus: NvidiaGpus) -> None:
     """What `gpus` prints: by what is on the cards now, without a probe."""
     one.play("alone")
-    assert await gpus.explain(subject()) == Explanation(label=H100, reason="its runner (pid 415) is on card 0")
+    reason = f"its runner (pid {one.runner('alone')}) is on card 0"
+    assert await gpus.explain(subject()) == Explanation(label=H100, reason=reason)
     unloaded = await gpus.explain(subject(blob="c" * 64))
     assert unloaded.label == H100
     assert unloaded.reason.startswith("the only card; no runner of the model is seen on a card")

@@ -94,11 +94,11 @@ def test_shares_are_means_over_the_whole_probe(tmp_path: Path) -> None:
     assert shares[2] == pytest.approx(2.5 / 4.75, abs=0.06)
 
 
-def test_the_driver_is_asked_once_a_second_for_what_is_new(tmp_path: Path) -> None:
+def test_the_driver_is_asked_every_two_seconds_for_what_is_new(tmp_path: Path) -> None:
     """Each time since the time before, beginning when the first whole period of the probe has begun."""
     driver = Driver(busy={1: (0, 2000)})
-    watch(driver, tmp_path, 3.3)
-    assert driver.asked == [(1.0, 0.25), (2.0, 1.0), (3.0, 2.0), (3.3, 3.0)]
+    watch(driver, tmp_path, 5.0)
+    assert driver.asked == [(2.25, 0.25), (4.25, 2.25), (5.0, 4.25)]
 
 
 def test_what_went_before_the_probe_is_not_counted(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_what_went_before_the_probe_is_not_counted(tmp_path: Path) -> None:
 
 def test_a_process_that_ended_is_remembered(tmp_path: Path) -> None:
     """The driver forgets it, but it was seen while it was there."""
-    driver = Driver(busy={1: (0, 2000), 2: (1000, 1001.2)})
-    card = watch(driver, tmp_path, 4.0, ends={2: 1001.5})
+    driver = Driver(busy={1: (0, 2000), 2: (1001, 1002.4)})
+    card = watch(driver, tmp_path, 4.0, ends={2: 1002.5})
     assert card.shares[2] > 0.1
     assert card.processes == {1: 1, 2: 2}
 

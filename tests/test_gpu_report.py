@@ -21,7 +21,12 @@ async def test_cards_and_labels(tmp_path: Path) -> None:
     assert [row[:2] for row in report.cards] == [("0", H100), ("1", H100)]
     assert all(len(row) == len(CARD_COLUMNS) for row in report.cards)
     assert [row[2] for row in report.labels] == [f"2x {H100}", H100, UNKNOWN]
-    assert report.labels[0] == ("here", "llama3.1", f"2x {H100}", "its runner (pid 603) is on card 0 and card 1")
+    assert report.labels[0] == (
+        "here",
+        "llama3.1",
+        f"2x {H100}",
+        f"its runner (pid {stage.runner('two_cards')}) is on card 0 and card 1",
+    )
     assert all(len(row) == len(LABEL_COLUMNS) for row in report.labels)
 
 

@@ -10,8 +10,8 @@ from exporter.gpu.evidence import CardEvidence, Counters, Evidence, Sample
 from exporter.gpu.nvml import Fixed, Nvml
 from exporter.gpu.processes import Processes
 
-LOOK_SECONDS = 1.0
-"""How often processes are looked for. It costs 3 ms, but the driver drops a process from its SM times when it ends."""
+LOOK_SECONDS = 2.0
+"""How often processes are looked for: it costs 3 ms, but the driver forgets a process's SM times when it ends."""
 SHARE_LAG_SECONDS = 0.25
 """SM time is told for periods of about 0.2 s: the first one began before the probe, and may be another model's."""
 SHARES_TOLD_SECONDS = 0.5
@@ -75,8 +75,7 @@ class Recording:
         self._processes = processes
         self._clock = clock
         self._blob = blob
-        self._looked = clock.unix()
-        self._told = self._looked + SHARE_LAG_SECONDS
+        self._looked = clock.unix() + SHARE_LAG_SECONDS
         self._runners: dict[int, str] = {}
         self._visible: set[int] = set()
         self._met: set[int] = set()
@@ -118,17 +117,16 @@ class Recording:
 
     def _look(self) -> None:
         """Ask who is on the cards, and whose SM time it was since the last look."""
-        self._looked = self._clock.unix()
-        since, seconds = self._told, self._looked - self._told
+        since, now = self._looked, self._clock.unix()
         for number, card in enumerate(self._cards):
             listed = self._nvml.processes(number)
             if listed is not None:
                 card.processes = {**(card.processes or {}), **listed}
-            shares = self._nvml.shares(number, since) if seconds > 0 else None
+            shares = self._nvml.shares(number, since) if now > since else None
             if shares is not None:
-                card.add_shares(shares, seconds)
+                card.add_shares(shares, now - since)
             self._meet({*(listed or ()), *(shares or ())})
-        self._told = max(self._told, self._looked)
+        self._looked = max(since, now)
 
     def _meet(self, pids: set[int]) -> None:
         """Read the command lines of processes while they are alive."""

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -36,6 +36,7 @@ from exporter.reading import CPU, Observation
 LOAD = Path(__file__).parent / "load.py"
 PROBE_SECONDS = 2.0
 FIRST_TOKEN_SECONDS = 0.05
+PARTS = ("costs", "sharing", "energy", "cpu", "ended", "models", "fallback")
 MODEL, OTHER_MODEL = "a" * 64, "b" * 64
 log = logging.getLogger("check_card")
 
@@ -313,11 +314,12 @@ async def check_ended(check: Check, runner: Load) -> None:
         foreign = Load("0")
 
         async def work(foreign: Load = foreign) -> None:
-            foreign.begin(1.2)
+            await asyncio.sleep(0.9)
+            foreign.begin(2.0)
             await foreign.done()
-            foreign.end()
+            await asyncio.to_thread(foreign.end)
 
-        other = asyncio.create_task(work())
+        other = asyncio.create_task(work())  # it works from 0.5 to 2.5 s of the probe, and then ends
         await check.many("a program that ends within: `gpu`", 1, lambda: check.probe(runner, seconds=4.5), seen_as_gpu)
         await other
 
@@ -390,21 +392,29 @@ async def check_two(check: Check) -> None:
         child.end()
 
 
-async def check_one(check: Check, nvml: Nvml) -> None:
-    """Everything that one card can show."""
-    await check_costs(check, nvml)
+async def check_one(check: Check, nvml: Nvml, parts: Collection[str]) -> None:
+    """Everything that one card can show, or the named parts of it."""
     runner, foreign = Load("0", MODEL), Load("0")
-    await check_steps(check, nvml)
-    await check_sharing(check, runner, foreign)
-    await check_energy(check, runner)
-    await check_cpu_share(check, runner)
-    await check_ended(check, runner)
-    other = Load("0", OTHER_MODEL)
-    await check_models(check, runner, other)
-    other.end()
-    fallen = Load("none", OTHER_MODEL)
-    await check_fallback(check, runner, foreign, fallen)
-    for child in (runner, foreign, fallen):
+    if "costs" in parts:
+        await check_costs(check, nvml)
+        await check_steps(check, nvml)
+    if "sharing" in parts:
+        await check_sharing(check, runner, foreign)
+    if "energy" in parts:
+        await check_energy(check, runner)
+    if "cpu" in parts:
+        await check_cpu_share(check, runner)
+    if "ended" in parts:
+        await check_ended(check, runner)
+    if "models" in parts:
+        other = Load("0", OTHER_MODEL)
+        await check_models(check, runner, other)
+        other.end()
+    if "fallback" in parts:
+        fallen = Load("none", OTHER_MODEL)
+        await check_fallback(check, runner, foreign, fallen)
+        fallen.end()
+    for child in (runner, foreign):
         child.end()
 
 
@@ -419,6 +429,7 @@ async def main() -> int:
     """Check, print, record."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--record", type=Path)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="of the parts for one card")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     print("the machine's own pids:", Processes().of_the_machine(), flush=True)  # noqa: T201
@@ -429,7 +440,7 @@ async def main() -> int:
     if len(gpus.cards()) > 1:
         await check_two(check)
     else:
-        await check_one(check, gpus._nvml)
+        await check_one(check, gpus._nvml, options.only)
     if options.record:
         scenes = {name: {**check.scenes.get(name, {}), "calls": calls} for name, calls in recorder.scenes.items()}
         driver = gpus.cards()[0].driver_version
