@@ -10,9 +10,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-from rich.console import Console
-
 from exporter import __version__
 from exporter.durations import Duration
 from exporter.errors import ExporterError, SettingsError
@@ -127,7 +124,9 @@ def _targets(options: argparse.Namespace) -> Sequence[TargetPlan]:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
-    from exporter.daemon import Daemon  # noqa: PLC0415 - the other commands do without its imports
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - the other commands do without it
+
+    from exporter.daemon import Daemon  # noqa: PLC0415 - likewise
 
     async def serve() -> None:
         await Daemon(lambda: _load(options), CollectorRegistry()).run()
@@ -140,22 +139,31 @@ def probe_once(options: argparse.Namespace) -> int:
     """Probe each configured pair once."""
     targets = _targets(options)
     commands = importlib.import_module("exporter.commands")  # imports LangChain
-    console = Console(highlight=False, stderr=options.json)
+    console = commands.open_console(stderr=options.json)
     return int(asyncio.run(commands.probe(targets, reference=options.reference, as_json=options.json, console=console)))
 
 
 def calibrate_pairs(options: argparse.Namespace) -> int:
     """Find the expected rate of each configured pair."""
     targets = _targets(options)
+    if options.output is not None:
+        _write(options.output, "")  # what cannot be written is told before the probes, not after
     commands = importlib.import_module("exporter.commands")  # imports LangChain
-    console = Console(highlight=False, stderr=True)
+    console = commands.open_console(stderr=True)
     lines, complete = asyncio.run(commands.calibrate(targets, runs=options.runs, console=console))
     if options.output is None:
         print(lines, end="")
     else:
-        options.output.write_text(lines)
+        _write(options.output, lines)
         print(f"Written to {options.output}: copy its lines into the configuration file.", file=sys.stderr)
     return OK if complete else FAILED
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"--output: cannot write {path}: {error.strerror}: choose another place") from error
 
 
 def check_config(options: argparse.Namespace) -> int:
@@ -174,7 +182,7 @@ def show_gpus(options: argparse.Namespace) -> int:
     """Show the cards, and how each local target's label would be chosen."""
     targets = _load(options).plans()
     commands = importlib.import_module("exporter.commands")  # imports LangChain
-    return int(asyncio.run(commands.show_gpus(targets, Console(highlight=False))))
+    return int(asyncio.run(commands.show_gpus(targets, commands.open_console())))
 
 
 def demonstrate(options: argparse.Namespace) -> int:

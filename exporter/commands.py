@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exporter.chain import ChunkTimes, ReferenceChain
-from exporter.errors import ProbeError
+from exporter.errors import ProbeError, Reason
 from exporter.gpu import Gpus, open_gpus
 from exporter.gpu.report import CARD_COLUMNS, LABEL_COLUMNS, describe
 from exporter.ollama_server import Server
@@ -24,7 +24,10 @@ from exporter.plan import ModelPlan, Pair, TargetPlan
 from exporter.probe import Prober
 from exporter.reading import Reading, SkipReason
 from exporter.target import discover
-from exporter.terminal import figures, live_line, print_reading
+from exporter.terminal import figures, live_line, open_console, print_reading
+from exporter.translation import probe_error
+
+__all__ = ["calibrate", "open_console", "probe", "show_gpus"]
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +50,25 @@ async def _prober(target: TargetPlan, gpus: Gpus) -> AsyncIterator[tuple[Prober,
 
 
 async def _models(target: TargetPlan, server: Server) -> Sequence[ModelPlan]:
-    return tuple((await discover(target, server)).values()) if isinstance(target.models, str) else target.models
+    if not isinstance(target.models, str):
+        return target.models
+    models = await discover(target, server)
+    if not models:
+        remedy = "load one, or name the models" if target.models == "loaded" else "pull one with `ollama pull`"
+        raise probe_error(Reason.MODEL_MISSING, f"no model that generates is {target.models} there", remedy)
+    return tuple(models.values())
 
 
-def _say_failure(console: Console, pair: Pair, error: ProbeError) -> None:
-    console.print(
-        Text(f"{pair.model} on {pair.target} failed: {error.reason}: {error.detail}", style="red"), soft_wrap=True
-    )
-    console.print(Text(f"Remedy: {error.remedy}"), soft_wrap=True)
+def _tell_failure(console: Console, pair: Pair, error: ProbeError, *, as_json: bool = False) -> None:
+    if as_json:
+        _print_json(pair, reason=error.reason, detail=error.detail, remedy=error.remedy)
+        return
+    console.print(Text(f"{pair.model} on {pair.target} failed: {error.reason}: {error.detail}", style="red"))
+    console.print(Text(f"Remedy: {error.remedy}"))
+
+
+def _print_json(pair: Pair, **fields: Any) -> None:
+    print(json.dumps(pair._asdict() | fields))  # noqa: T201 - the command's output
 
 
 async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool, console: Console) -> int:
@@ -63,17 +77,20 @@ async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool
     `reference` asks as the reference program does: without options, and counting the words of the answer alone.
     """
     gpus = await open_gpus(log)
-    status = 0
+    status, first = 0, True
     try:
         for target in targets:
             async with _prober(target, gpus) as (prober, server):
                 try:
                     models = await _models(target, server)
                 except ProbeError as error:
-                    _say_failure(console, Pair(target.name, str(target.models)), error)
+                    _tell_failure(console, Pair(target.name, str(target.models)), error, as_json=as_json)
                     status = 1
                     continue
                 for model in models:
+                    if not as_json and len(targets) + len(models) > 2:  # noqa: PLR2004 - more than one pair
+                        console.print(Text(f"{'' if first else chr(10)}--- {model.model} on {target.name}", style="bold"))
+                        first = False
                     plan = replace(model, when_unloaded="load") if reference else model
                     good = await _probe_one(prober, plan, reference=reference, as_json=as_json, console=console)
                     status = status if good else 1
@@ -82,32 +99,24 @@ async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool
     return status
 
 
-def _print_json(answer: Mapping[str, Any]) -> None:
-    print(json.dumps(answer))  # noqa: T201 - the command's output
-
-
 async def _probe_one(prober: Prober, plan: ModelPlan, *, reference: bool, as_json: bool, console: Console) -> bool:
     pair, chunks = prober.target.pair(plan), ChunkTimes()
     try:
         async with live_line(console, f"{pair.model} on {pair.target}", lambda: len(chunks.times)):
             outcome = await prober.probe(plan, chunks=chunks, bare=reference)
     except ProbeError as error:
-        if as_json:
-            failure = {"reason": error.reason, "detail": error.detail, "remedy": error.remedy}
-            _print_json({**pair._asdict(), **failure})
-        else:
-            _say_failure(console, pair, error)
+        _tell_failure(console, pair, error, as_json=as_json)
         return False
     if not isinstance(outcome, Reading):
         if as_json:
-            _print_json({**pair._asdict(), "skipped": outcome, "remedy": SKIPS[outcome]})
+            _print_json(pair, skipped=outcome, remedy=SKIPS[outcome])
         else:
             console.print(Text(f"{pair.model} on {pair.target} was skipped ({outcome}): {SKIPS[outcome]}"))
         return False
     if reference and outcome.words is not None:
         outcome = replace(outcome, words=len(outcome.text.split()))
     if as_json:
-        _print_json(figures(pair, outcome))
+        _print_json(pair, **figures(outcome))
     else:
         print_reading(console, pair, outcome)
     return True
@@ -143,7 +152,7 @@ async def calibrate(targets: Sequence[TargetPlan], *, runs: int, console: Consol
                 try:
                     models = await _models(target, server)
                 except ProbeError as error:
-                    _say_failure(console, Pair(target.name, str(target.models)), error)
+                    _tell_failure(console, Pair(target.name, str(target.models)), error)
                     complete = False
                     continue
                 found = [await _calibrate_one(prober, model, runs, console) for model in models]
@@ -164,7 +173,7 @@ async def _calibrate_one(prober: Prober, plan: ModelPlan, runs: int, console: Co
             async with live_line(console, label, lambda chunks=chunks: len(chunks.times)):  # type: ignore[misc]
                 outcome = await prober.probe(plan, chunks=chunks)
         except ProbeError as error:
-            _say_failure(console, pair, error)
+            _tell_failure(console, pair, error)
             continue
         if not isinstance(outcome, Reading):
             console.print(Text(f"{label}: skipped ({outcome}): {SKIPS[outcome]}"))
@@ -210,7 +219,7 @@ async def show_gpus(targets: Sequence[TargetPlan], console: Console) -> int:
                 try:
                     subjects += [await prober.subject(model) for model in await _models(target, server)]
                 except ProbeError as error:
-                    _say_failure(console, Pair(target.name, "any model"), error)
+                    _tell_failure(console, Pair(target.name, "any model"), error)
         report = await describe(gpus, subjects)
     finally:
         await gpus.close()
@@ -221,7 +230,7 @@ async def show_gpus(targets: Sequence[TargetPlan], console: Console) -> int:
         table = Table(*columns)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        console.print(table if rows else nothing)
+        console.print(table if rows else nothing, soft_wrap=False)
     if remote:
         names = ", ".join(remote)
         console.print(Text(f"On other machines, labelled by their `gpu` key or by what the server claims: {names}"))

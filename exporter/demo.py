@@ -22,7 +22,7 @@ from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.logs import configure_logging
 from exporter.settings import load_settings
-from exporter.terminal import readings_table
+from exporter.terminal import open_console, readings_table
 
 RATE = 120.0
 """Tokens per second of the scripted GPU before its drop."""
@@ -38,7 +38,7 @@ def demonstrate(options: argparse.Namespace) -> int:
 
 
 async def _demonstrate(options: argparse.Namespace, drop_after: Duration) -> None:
-    console = Console(highlight=False)
+    console = open_console()
     async with contextlib.AsyncExitStack() as stack:
         scripted = ScriptedEngine([ScriptedModel("llama3.1", tokens_per_second=RATE)])
         gpu_url = (await stack.enter_async_context(OllamaServer(scripted))).url
@@ -70,11 +70,10 @@ async def _demonstrate(options: argparse.Namespace, drop_after: Duration) -> Non
 
 def _introduce(console: Console, urls: list[str], telemetry_path: str, drop_after: Duration) -> None:
     """Print where to look, and what to paste into Prometheus."""
-    page = urls[0]
-    address = page.split("://", 1)[1].rstrip("/")
+    address = urls[0].removeprefix("http://").replace("[::]", "localhost").replace("0.0.0.0", "localhost")  # noqa: S104
     lines = (
-        f"Landing page  {page.rstrip('/')}/",
-        f"Metrics       {page.rstrip('/')}{telemetry_path}",
+        f"Landing page  http://{address}/",
+        f"Metrics       http://{address}{telemetry_path}",
         "",
         f"demo-gpu is scripted: after {drop_after} a part of its model leaves the GPU, and its rate falls to a third.",
         "demo-cpu, where present, is a real small model under llama.cpp on this machine's CPU.",
@@ -88,7 +87,7 @@ def _introduce(console: Console, urls: list[str], telemetry_path: str, drop_afte
         "",
         "Ctrl-C ends it.",
     )
-    console.print(Text("\n".join(lines)), soft_wrap=True)
+    console.print(Text("\n".join(lines)))
 
 
 async def _show_readings(console: Console, daemon: Daemon) -> None:
@@ -104,5 +103,5 @@ async def _show_readings(console: Console, daemon: Daemon) -> None:
             if row.reading is not None and shown.get(row.pair) != row.reading.finished_at:
                 shown[row.pair] = row.reading.finished_at
                 rate = f"{row.reading.decode_tokens_per_second:.1f} tokens/s"
-                console.print(Text(f"{row.pair.target} {row.pair.model} on {row.reading.gpu}: {rate}"), soft_wrap=True)
+                console.print(Text(f"{row.pair.target} {row.pair.model} on {row.reading.gpu}: {rate}"))
         await asyncio.sleep(1)

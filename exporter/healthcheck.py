@@ -6,6 +6,7 @@ import argparse
 import sys
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 
 DEFAULT_URL = "http://127.0.0.1:10434/-/healthy"
 TIMEOUT_SECONDS = 5
@@ -22,6 +23,6 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with opener.open(url, timeout=TIMEOUT_SECONDS):
             return 0
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         print(f"{url}: {error}: is the exporter running there?", file=sys.stderr)  # noqa: T201 - a command's output
         return 1

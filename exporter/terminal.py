@@ -19,13 +19,21 @@ from exporter.reading import Reading
 from exporter.record import PairStatus
 
 REFRESHES_PER_SECOND = 4
+PIPED_WIDTH = 500
+"""Columns where nobody looks: what is read by a program is not broken to fit a screen."""
 
 
-def figures(pair: Pair, reading: Reading) -> dict[str, Any]:
+def open_console(*, stderr: bool = False) -> Console:
+    """Return a console that wraps long lines at words on a terminal, and breaks none in a pipe or a file."""
+    console = Console(highlight=False, stderr=stderr)
+    if not console.is_terminal:
+        console.width, console.soft_wrap = PIPED_WIDTH, True
+    return console
+
+
+def figures(reading: Reading) -> dict[str, Any]:
     """Return a reading as JSON can hold it, the reference program's three figures first."""
     return {
-        "target": pair.target,
-        "model": pair.model,
         "gpu": reading.gpu,
         "token_count": reading.words,
         "elapsed_seconds": reading.elapsed_seconds,
@@ -42,37 +50,41 @@ def _seconds(value: float | None) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.0%}"
+    return "unknown" if value is None else f"{value:.0%} (as the server claims)"
+
+
+def _known(value: int | None) -> str:
+    return "unknown" if value is None else str(value)
 
 
 def print_reading(console: Console, pair: Pair, reading: Reading) -> None:
     """Print what the reference program printed, then what Ollama says."""
-    rate = reading.tokens_per_second
-    console.print("Result:")
-    console.print(Text(reading.text.strip()), soft_wrap=True)
-    console.print("\nStatistics:")
-    console.print(f"Token Count: {'unknown' if reading.words is None else reading.words}")
-    console.print(f"Time Elapsed: {reading.elapsed_seconds:.2f} seconds")
-    console.print(f"Tokens per Second: {'unknown' if rate is None else f'{rate:.2f}'}")
-    console.print(Text(f"\nWhat Ollama says of {pair.model} on {pair.target}:"))
-    rows = Table.grid(padding=(0, 2))
-    stages, loaded = reading.stages, reading.model_load_seconds
-    for name, value in (
-        ("Prompt tokens", "unknown" if reading.prompt_tokens is None else str(reading.prompt_tokens)),
-        ("Output tokens", "unknown" if reading.output_tokens is None else str(reading.output_tokens)),
-        ("Decode rate", f"{reading.decode_tokens_per_second:.2f} tokens/s"),
-        ("Time to first token", _seconds(reading.time_to_first_token_seconds)),
-        ("Model load", _seconds(loaded) if loaded is not None else "already loaded"),
-        ("Queue", _seconds(stages.queue_seconds if stages else None)),
-        ("Prefill", _seconds(stages.prefill_seconds if stages else None)),
-        ("Share on the GPU", f"{_share(reading.model_gpu_ratio)} (as the server claims)"),
-        ("GPU", reading.gpu),
-        ("Contended", ", ".join(sorted(by for by, seen in reading.contended.items() if seen)) or "no"),
-    ):
-        rows.add_row(name, Text(value))
-    console.print(rows)
+    rate, stages, loaded = reading.tokens_per_second, reading.stages, reading.model_load_seconds
+    contended = sorted(by for by, seen in reading.contended.items() if seen)
+    lines = [
+        "Result:",
+        reading.text.strip(),
+        "",
+        "Statistics:",
+        f"Token Count: {_known(reading.words)}",
+        f"Time Elapsed: {reading.elapsed_seconds:.2f} seconds",
+        f"Tokens per Second: {'unknown' if rate is None else f'{rate:.2f}'}",
+        "",
+        f"What Ollama says of {pair.model} on {pair.target}:",
+        f"Prompt tokens        {_known(reading.prompt_tokens)}",
+        f"Output tokens        {_known(reading.output_tokens)}",
+        f"Decode rate          {reading.decode_tokens_per_second:.2f} tokens/s",
+        f"Time to first token  {_seconds(reading.time_to_first_token_seconds)}",
+        f"Model load           {'already loaded' if loaded is None else _seconds(loaded)}",
+        f"Queue                {_seconds(stages.queue_seconds if stages else None)}",
+        f"Prefill              {_seconds(stages.prefill_seconds if stages else None)}",
+        f"Share on the GPU     {_share(reading.model_gpu_ratio)}",
+        f"GPU                  {reading.gpu}",
+        f"Contended            {', '.join(contended) or 'no'}",
+    ]
     if reading.truncated:
-        console.print("The stream ended without its final chunk: rate and time are by this program's clock.")
+        lines.append("The stream ended without its final chunk: rate and time are by this program's clock.")
+    console.print(Text("\n".join(lines)))
 
 
 @contextlib.asynccontextmanager
@@ -84,7 +96,8 @@ async def live_line(console: Console, label: str, count_chunks: Callable[[], int
     began = monotonic()
 
     def line() -> Text:
-        return Text(f"{label}: {monotonic() - began:5.1f} s, {count_chunks()} tokens", style="dim")
+        text = f"{label}: {monotonic() - began:5.1f} s, {count_chunks()} tokens"
+        return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
 
     async def refresh(live: Live) -> None:
         while True:
@@ -104,19 +117,20 @@ def readings_table(rows: Sequence[PairStatus]) -> Table:
     table = Table(title="Present readings", title_justify="left")
     for name in ("target", "model", "gpu"):
         table.add_column(name)
-    for name in ("decode tok/s", "words/s", "first token", "age"):
+    for name in ("tokens/s", "words/s", "first token", "age"):
         table.add_column(name, justify="right")
-    table.add_column("state")
+    table.add_column("newest probe")
     for row in rows:
         reading = row.reading
-        state = Text("no run yet", style="dim")
+        state = Text("none yet", style="dim")
         if row.success is not None:
-            state = Text("good", style="green") if row.success else Text(f"failing: {row.failure}", style="red")
+            state = Text("good", style="green") if row.success else Text(str(row.failure), style="red")
         cells = [row.gpu or "-", "-", "-", "-", "-"]
         if reading is not None and row.age_seconds is not None:
             rate = reading.tokens_per_second
+            expected = row.expected_decode_tokens_per_second
             cells[1:] = [
-                f"{reading.decode_tokens_per_second:.1f}",
+                f"{reading.decode_tokens_per_second:.1f}" + (f" of {expected:g}" if expected else ""),
                 "-" if rate is None else f"{rate:.1f}",
                 _seconds(reading.time_to_first_token_seconds),
                 f"{row.age_seconds:.0f} s",
