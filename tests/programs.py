@@ -26,6 +26,8 @@ import httpx
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ollama-throughput-exporter/programs"
 START_SECONDS = 30
+PLAIN: dict[str, Any] = {"trust_env": False, "verify": False}
+"""Loopback HTTP: no proxy, and no certificates to be loaded, which takes 50 ms of every call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(url, trust_env=False, timeout=2).status_code == httpx.codes.OK:
+            if httpx.get(url, **PLAIN, timeout=2).status_code == httpx.codes.OK:
                 return
         except httpx.TransportError:
             pass
@@ -129,7 +131,7 @@ class Prometheus:
 
     def get(self, path: str, **parameters: str | float) -> Any:
         """Return the `data` of an answer of its HTTP API, for example of `alerts`."""
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, trust_env=False, timeout=30)
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, **PLAIN, timeout=30)
         assert answer.is_success, answer.text
         return answer.json()["data"]
 

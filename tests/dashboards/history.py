@@ -12,6 +12,7 @@ import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -324,17 +325,21 @@ def remote_write(prometheus: programs.Prometheus, series: Sequence[Series]) -> N
     url = f"{prometheus.url}/api/v1/write"
     headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
     headers["X-Prometheus-Remote-Write-Version"] = "0.1.0"
-    answer = httpx.post(url, content=_snappy(body), headers=headers, trust_env=False, timeout=60)
+    answer = httpx.post(url, content=_snappy(body), headers=headers, **programs.PLAIN, timeout=60)
     assert answer.is_success, answer.text
 
 
 def _series(labels: dict[str, str], samples: Sequence[tuple[float, float]]) -> bytes:
     """Return a `prometheus.TimeSeries`: labels (1: name 1, value 2) and samples (2: value 1, milliseconds 2)."""
     names = (_field(1, _field(1, name.encode()) + _field(2, value.encode())) for name, value in sorted(labels.items()))
-    values = (
-        _field(2, b"\x09" + struct.pack("<d", value) + b"\x10" + _varint(round(at * 1000))) for at, value in samples
-    )
+    values = (b"\x12\x10\x09" + struct.pack("<d", value) + _time(at) for at, value in samples)
     return b"".join(names) + b"".join(values)
+
+
+@cache
+def _time(at: float) -> bytes:
+    """Return a sample's second field; the time takes six bytes, from 2004 until 2109."""
+    return b"\x10" + _varint(round(at * 1000))
 
 
 def _field(number: int, content: bytes) -> bytes:

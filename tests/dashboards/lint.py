@@ -153,7 +153,12 @@ def _query(expression: str) -> Iterator[str]:
         yield f"{error}"
         return
     nodes: list[Any] = []
-    promql_parser.walk(tree, lambda node: nodes.append(node) or True)
+
+    def visit(node: Any) -> bool:
+        nodes.append(node)
+        return True
+
+    promql_parser.walk(tree, visit)
     calls = [node for node in nodes if type(node).__name__ == "Call"]
     counted = {str(argument.vector_selector): call.func.name for call in calls for argument in _ranges(call)}
     for node in nodes:
