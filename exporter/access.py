@@ -124,6 +124,7 @@ def _forms(secret: str) -> set[str]:
         json.dumps(secret, ensure_ascii=False)[1:-1],
         repr(secret)[1:-1],
         repr(secret.encode())[2:-1],
+        quote(secret),
         quote(secret, safe=""),
         " ".join(secret.split()),
     }
