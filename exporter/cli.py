@@ -22,6 +22,14 @@ PROGRAM = "ollama-throughput-exporter"
 OK, FAILED, USAGE = 0, 1, 2
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Gives long options their help on the same line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+        self._action_max_length = 16  # at least: argparse forgets that commands are indented once more
+
+
 def _settings_flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("settings", "each also as a key of the file and as OLLAMA_PROBE_... (see README)")
@@ -42,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     version = f"{PROGRAM} {__version__} (Python {platform.python_version()})"
     top = argparse.ArgumentParser(
         prog=PROGRAM,
+        formatter_class=_Formatter,
         description="Measures how fast models on Ollama really generate.",
         epilog="Each command takes the flags that set things: see `run --help`. Without a command it runs the daemon.",
     )
@@ -49,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text, parents=[settings])
+        command = commands.add_parser(name, help=text, description=text, parents=[settings], formatter_class=_Formatter)
         command.set_defaults(command=function)
         return command
 

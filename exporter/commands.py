@@ -52,7 +52,10 @@ async def _prober(target: TargetPlan, gpus: Gpus) -> AsyncIterator[tuple[Prober,
 async def _models(target: TargetPlan, server: Server) -> Sequence[ModelPlan]:
     if not isinstance(target.models, str):
         return target.models
-    models = await discover(target, server)
+    try:
+        models = await discover(target, server)
+    except ProbeError as error:
+        raise probe_error(error.reason, f"{target.url}: {error.detail}", error.remedy) from error
     if not models:
         remedy = "load one, or name the models" if target.models == "loaded" else "pull one with `ollama pull`"
         raise probe_error(Reason.MODEL_MISSING, f"no model that generates is {target.models} there", remedy)
@@ -77,7 +80,7 @@ async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool
     `reference` asks as the reference program does: without options, and counting the words of the answer alone.
     """
     gpus = await open_gpus(log)
-    status, first = 0, True
+    status = 0
     try:
         for target in targets:
             async with _prober(target, gpus) as (prober, server):
@@ -89,8 +92,7 @@ async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool
                     continue
                 for model in models:
                     if not as_json and len(targets) + len(models) > 2:  # noqa: PLR2004 - more than one pair
-                        console.print(Text(f"{'' if first else chr(10)}--- {model.model} on {target.name}", style="bold"))
-                        first = False
+                        console.print(Text(f"\n--- {model.model} on {target.name}", style="bold"))
                     plan = replace(model, when_unloaded="load") if reference else model
                     good = await _probe_one(prober, plan, reference=reference, as_json=as_json, console=console)
                     status = status if good else 1
