@@ -59,12 +59,13 @@ class Texts:
 def throughput(texts: Texts) -> Iterator[Rule]:
     """The four levels, and lasting contention.
 
-    The value is the share of the reference that the last hour reached; with no reading left, that of the beginning.
+    The value is the share of the reference that the last runs reached; with no reading left, that of the beginning.
     """
 
     def active(level: str) -> str:
         state = f'max by ({PAIR}, cause) ({DROP}{{level="{level}"}})'
-        return f"{state} * 0 + on ({PAIR}) group_left () {RATE}:ratio_recent\nor {state}"
+        now = f"{RATE}:ratio_best_recent" if level == "sudden" else f"{RATE}:ratio_recent"
+        return f"{state} * 0 + on ({PAIR}) group_left () {now}\nor {state}"
 
     now = f"Latest clean reading {RATE_NOW} tokens/s, reference {REFERENCE_NOW}."
     for name, severity, level, summary, meaning in (

@@ -35,8 +35,8 @@ class StateCause:
     """The share by pair, higher is worse."""
     rise: float
     """By how much it must exceed the pair's own norm."""
-    evidence: bool
-    """Whether it lets a drop page after three runs: what no neighbour brings about."""
+    evidence: float | None
+    """The rise that lets a drop page after three runs, for what no neighbour brings about."""
 
 
 def _throttled(reasons: str) -> str:
@@ -50,23 +50,23 @@ STATES: dict[Cause, StateCause] = {
         "or max by (job, target, model) (ollama_probe_model_gpu_ratio == bool 0)\n"
         "or max by (job, target, model) (ollama_probe_decode_tokens_per_second * 0)",
         rise=0.5,
-        evidence=True,
+        evidence=0.5,
     ),
     # A quarter of the layers off the GPU costs 88 % of the rate, so 2 % is enough to name it.
     Cause.PARTIAL_OFFLOAD: StateCause(
-        "1 - min by (job, target, model) (ollama_probe_model_gpu_ratio)", rise=0.02, evidence=True
+        "1 - min by (job, target, model) (ollama_probe_model_gpu_ratio)", rise=0.02, evidence=0.02
     ),
-    Cause.THERMAL: StateCause(_throttled("hw_thermal|sw_thermal"), rise=0.3, evidence=True),
-    Cause.HW_POWER_BRAKE: StateCause(_throttled("hw_power_brake"), rise=0.3, evidence=True),
-    Cause.HW_SLOWDOWN: StateCause(_throttled("hw_slowdown"), rise=0.3, evidence=True),
+    Cause.THERMAL: StateCause(_throttled("hw_thermal|sw_thermal"), rise=0.3, evidence=0.3),
+    Cause.HW_POWER_BRAKE: StateCause(_throttled("hw_power_brake"), rise=0.3, evidence=0.3),
+    Cause.HW_SLOWDOWN: StateCause(_throttled("hw_slowdown"), rise=0.3, evidence=0.3),
     # A foreign program drives this to 1 and the clock down with it: a cause to name, never evidence.
-    Cause.POWER_CAP: StateCause(_throttled("sw_power_cap"), rise=0.3, evidence=False),
-    # How far under its highest clock the card ran. Against the pair's own norm, since many never reach the highest.
+    Cause.POWER_CAP: StateCause(_throttled("sw_power_cap"), rise=0.5, evidence=None),
+    # How far under its highest clock the card ran, which some never reach: the pair's own norm is subtracted.
     Cause.CLOCK_LOW: StateCause(
         "1 - min by (job, target, model) (ollama_probe_gpu_clock_hertz)\n"
         "/ min by (job, target, model) (ollama_probe_gpu_clock_max_hertz)",
-        rise=0.15,
-        evidence=True,
+        rise=0.05,
+        evidence=0.2,
     ),
 }
 

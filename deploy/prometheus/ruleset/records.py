@@ -84,13 +84,12 @@ def states() -> Iterator[Rule]:
     yield record(f"{STATE}:latest", f"1 - min by ({PAIR}) (ollama_probe_distinct_chunks_ratio)", state=DEGENERATE)
 
 
-def covered(function: str, series: str, clock: Clock, share: float) -> Callable[[float], str]:
-    """`function` over a window of which at least `share` holds samples: one reading after a gap is no window."""
+def covered(function: str, series: str, clock: Clock) -> Callable[[float, float], str]:
+    """`function` over a window of which so much holds samples: one reading after a gap is no window."""
 
-    def render(seconds: float) -> str:
+    def render(seconds: float, needed: float) -> str:
         window = f"{series}[{duration(seconds)}]"
-        needed = f"{share * clock.samples(seconds):g}"
-        return f"{function}({window})\nand count_over_time({window}) >= {needed}"
+        return f"{function}({window})\nand count_over_time({window}) >= {clock.samples(needed):g}"
 
     return render
 
@@ -103,20 +102,19 @@ def windows(clock: Clock) -> Iterator[Rule]:
     contended runs.
     """
     ratio, best = f"{RATE}:ratio", "max_over_time"
-    states = covered("avg_over_time", f"{STATE}:latest", clock, steps.FAST_COVERAGE)
-    fast = covered(best, ratio, clock, steps.FAST_COVERAGE)
-    long = covered(best, ratio, clock, steps.NO_EVIDENCE_COVERAGE)
-    yield record(f"{STATE}:recent", on_ladder(clock, steps.fast_window, states))
-    yield record(f"{ratio}_best_recent", on_ladder(clock, steps.fast_window, fast))
-    yield record(f"{ratio}_best_long", on_ladder(clock, steps.no_evidence_window, long))
+    states, fast = covered("avg_over_time", f"{STATE}:latest", clock), covered(best, ratio, clock)
+    three_runs, believed = (steps.fast_window, steps.fast_needed), (steps.no_evidence_window, steps.no_evidence_needed)
+    yield record(f"{STATE}:recent", on_ladder(clock, states, *three_runs))
+    yield record(f"{ratio}_best_recent", on_ladder(clock, fast, *three_runs))
+    yield record(f"{ratio}_best_long", on_ladder(clock, fast, *believed))
     yield record(
         f"{ratio}_recent",
-        on_ladder(clock, steps.recent_window, lambda w: f"quantile_over_time(0.5, {ratio}[{duration(w)}])"),
+        on_ladder(clock, lambda w: f"quantile_over_time(0.5, {ratio}[{duration(w)}])", steps.recent_window),
     )
     marked = f'{STATE}:latest{{state="{CONTENDED}"}}'
     yield record(
         f"{STATE}:recent_share",
-        on_ladder(clock, steps.no_evidence_window, lambda w: f"avg_over_time({marked}[{duration(w)}])"),
+        on_ladder(clock, lambda w: f"avg_over_time({marked}[{duration(w)}])", steps.no_evidence_window),
     )
 
 
@@ -136,7 +134,7 @@ def failures(clock: Clock) -> Iterator[Rule]:
         mixed = f'label_replace({runs} >= 2.5, "reason", "mixed", "", "")'
         return f"(\n  {share}\n  or on ({PAIR}) {mixed}\n)\nand on ({PAIR}) ({failing})"
 
-    yield record("ollama_probe:failing:share", on_ladder(clock, steps.failing_window, render))
+    yield record("ollama_probe:failing:share", on_ladder(clock, render, steps.failing_window))
 
 
 def suspects(clock: Clock) -> Iterator[Rule]:
@@ -145,14 +143,12 @@ def suspects(clock: Clock) -> Iterator[Rule]:
     A state counts by how far it rose over the pair's own norm. The norm ends some hours ago, and a pair too young to
     have one is taken at its word. A low clock is a cause of its own only where no power cap explains it.
     """
-    yield record(
-        f"{STATE}:rise",
-        f"{STATE}:recent - {latest(f'{STATE}:norm', clock)}\nor {STATE}:recent",
-    )
+    recent = f"last_over_time({STATE}:recent[{clock.window(steps.STATE_MEMORY)}])"
+    yield record(f"{STATE}:rise", f"{recent} - {latest(f'{STATE}:norm', clock)}\nor {recent}")
     for cause, state in STATES.items():
         expr = f'{STATE}:rise{{state="{cause}"}} > {state.rise:g}'
         if cause is Cause.CLOCK_LOW:
-            capped = f'{STATE}:recent{{state="{Cause.POWER_CAP}"}} > {STATES[Cause.POWER_CAP].rise:g}'
+            capped = f'{STATE}:rise{{state="{Cause.POWER_CAP}"}} > {steps.CAP_EXPLAINS_CLOCK:g}'
             expr = f"{expr}\nunless on ({PAIR}) ({capped})"
         yield suspect(cause, expr)
     yield suspect(Cause.CONTENDED, f"{STATE}:recent_share > 0.3")
@@ -183,15 +179,19 @@ def levels(clock: Clock) -> tuple[Level, ...]:
     neighbours cannot move.
     """
     ratio = f"{RATE}:ratio"
-    evidence = "|".join(cause for cause, state in STATES.items() if state.evidence)
+    evidence = "\nor ".join(
+        f'(ollama_probe:suspect:rank{{cause="{cause}"}} '
+        f'and on ({PAIR}) {STATE}:rise{{state="{cause}"}} > {state.evidence:g})'
+        for cause, state in STATES.items()
+        if state.evidence
+    )
     quartile, day, six_hours = (latest(f"{ratio}_{name}", clock) for name in ("q75_12h", "median_24h", "median_6h"))
     two_days = latest(f"{ratio}_median_48h", clock)
     recovered = f"{six_hours} > {steps.DEGRADED_RECOVERED:g}"
     return (
         Level(
             "sudden",
-            f"{ratio}_best_recent < {steps.SUDDEN_FIRES:g} "
-            f'and on ({PAIR}) ollama_probe:suspect:rank{{cause=~"{evidence}"}}\n'
+            f"{ratio}_best_recent < {steps.SUDDEN_FIRES:g} and on ({PAIR}) (\n{evidence}\n)\n"
             f"or {ratio}_best_long < {steps.SUDDEN_FIRES:g}",
             f"{ratio}_recent > {steps.SUDDEN_CLEARS:g} and {ratio}_best_recent > {steps.SUDDEN_CLEARS:g}",
         ),
@@ -262,7 +262,7 @@ def baseline(clock: Clock) -> Iterator[Rule]:
             f"and count_over_time({by_workload}[{duration(window)}]) >= {minimum / clock.slow_step:g}"
         )
 
-    yield record(candidate, on_ladder(clock, at_least_runs(24, steps.OWN_WINDOW), median))
+    yield record(candidate, on_ladder(clock, median, at_least_runs(24, steps.OWN_WINDOW)))
     decay = 1 - steps.OWN_DECAY_PER_DAY * clock.slow_step / clock.scale / steps.DAY
     held = f"last_over_time({own}[{clock.window(steps.OWN_MEMORY)}]) * {decay!r}"
     yield record(own, f"(\n{candidate} > ({held})\nor {held}\nor {candidate}\n)\nand on ({PAIR}, hash) {workload}")
@@ -288,7 +288,7 @@ def slow_levels(clock: Clock) -> Iterator[Rule]:
         ("median_24h", "0.5", 24, 6),
         ("median_48h", "0.5", 48, 10),
     ):
-        expr = on_ladder(clock, at_least_runs(runs, hours * steps.HOUR), quantile(share, ratio))
+        expr = on_ladder(clock, quantile(share, ratio), at_least_runs(runs, hours * steps.HOUR))
         yield record(f"{ratio}_{name}", expr)
 
     def contended(seconds: float) -> str:
@@ -299,7 +299,7 @@ def slow_levels(clock: Clock) -> Iterator[Rule]:
             f"and on ({PAIR}) ({marked} > {steps.ALWAYS_CONTENDED_SHARE:g})"
         )
 
-    expr = on_ladder(clock, at_least_runs(4, 12 * steps.HOUR), contended)
+    expr = on_ladder(clock, contended, at_least_runs(4, 12 * steps.HOUR))
     yield record("ollama_probe:always_contended:measured_ratio", f"(\n{expr}\n) < {steps.ALWAYS_CONTENDED_FIRES:g}")
 
 
@@ -337,7 +337,7 @@ def changes(clock: Clock) -> Iterator[Rule]:
             f"/ max by ({PAIR}, change, kind) ({median} unless {present}) < {steps.CHANGE_MOVED:g}"
         )
 
-    expr = on_ladder(clock, steps.change_presence, moved)
+    expr = on_ladder(clock, moved, steps.change_presence)
     yield record("ollama_probe:identity:moved", f"min by ({PAIR}, change) (\n{expr}\n)")
 
 

@@ -26,9 +26,9 @@ The one knob between late and false pages. Nothing but time tells an unmarked ne
 so it must be longer than neighbours stay: shorter pages sooner, and cries wolf on a busy afternoon; longer is silent
 for longer. 210 minutes page a true drop within four hours. Where neighbours stay for an hour at a time and nobody can
 mark them (a remote server), 420 minutes is the quieter choice."""
-NO_EVIDENCE_COVERAGE = 0.9
-"""Share of that window with clean readings. What is missing is failed or marked as contended, and marked neighbours
-rarely come without unmarked ones: lower finds a drop among neighbours sooner, and takes neighbours for drops."""
+NO_EVIDENCE_COVERAGE = 0.6
+"""Share of that window with clean readings; the others failed, or are marked as contended. Higher overlooks a drop
+while marked neighbours come and go (0.9 found two of three within four hours); lower takes the unmarked for a drop."""
 
 FAST_COVERAGE = 0.8
 """Share of the last three runs' window with readings: less, and the best of them is one chance reading."""
@@ -45,7 +45,7 @@ DEGRADED_DAY_FIRES, DEGRADED_DAY_CLEARS = 0.92, 0.94
 DEGRADED_RECOVERED = 0.97
 """A median of six hours above this ends a warning before the day's median has forgotten the drop."""
 SMALL_FIRES, SMALL_CLEARS = 0.95, 0.965
-"""Median of two days. An expected rate is 2 % off, day and night differ by 3 %: closer cannot be told from those."""
+"""Median of two days. An expected rate is 2 % off, day and night differ by 3 %: no closer."""
 VISIBLE_DROP = 0.90
 """Below this the last hour counts as a drop worth a cause on the dashboard, alert or not."""
 ALWAYS_CONTENDED_SHARE, ALWAYS_CONTENDED_FIRES = 0.75, 0.90
@@ -63,6 +63,10 @@ OWN_MEMORY = 14 * DAY
 NORM_WINDOW, NORM_DELAY = 7 * DAY, 6 * HOUR
 """A GPU state counts where it exceeds its own median of a week, which ended six hours ago: a card that always
 throttles a little, or a model that always ran on the CPU, explains nothing of today."""
+CAP_EXPLAINS_CLOCK = 0.1
+"""A low clock is no cause of its own where the power cap rose by this: a foreign program does both."""
+STATE_MEMORY = 6 * HOUR
+"""How long the state of the last three whole runs stands for the present one: a failed run changes no cause."""
 CHANGE_WINDOW = 3 * DAY
 """How far back a change (version, digest, driver, workload) is looked for: as long as the slowest alert takes."""
 CHANGE_MOVED = 0.96
@@ -157,6 +161,11 @@ def fast_window(clock: Clock, step: Step) -> float:
     return max(2 * step.high + clock.tick, 4 * clock.tick)
 
 
+def fast_needed(clock: Clock, step: Step) -> float:
+    """Seconds of that window that readings must fill."""
+    return FAST_COVERAGE * fast_window(clock, step)
+
+
 def recent_window(clock: Clock, step: Step) -> float:
     """Seconds that say how it is now: three runs and a failed one's gap, at least an hour."""
     return max(3 * step.high + 5 * clock.tick, 65 * clock.tick)
@@ -165,6 +174,11 @@ def recent_window(clock: Clock, step: Step) -> float:
 def no_evidence_window(clock: Clock, step: Step) -> float:
     """`NO_EVIDENCE_WINDOW`, or three intervals where those take longer."""
     return max(clock.scaled(NO_EVIDENCE_WINDOW), 3 * step.high + clock.tick)
+
+
+def no_evidence_needed(clock: Clock, step: Step) -> float:
+    """Seconds of that window that clean readings must fill: its covered share, and never less than three runs."""
+    return max(NO_EVIDENCE_COVERAGE * no_evidence_window(clock, step), 2.5 * step.high)
 
 
 def failing_window(clock: Clock, step: Step) -> float:
@@ -182,15 +196,15 @@ def at_least_runs(runs: int, seconds: float) -> Callable[[Clock, Step], float]:
     return lambda clock, step: max(clock.scaled(seconds), runs * step.high)
 
 
-def on_ladder(clock: Clock, window: Callable[[Clock, Step], float], render: Callable[[float], str]) -> str:
-    """One expression for all intervals: for each distinct window of the ladder, the pairs whose interval asks for it.
+def on_ladder(clock: Clock, render: Callable[..., str], *sizes: Callable[[Clock, Step], float]) -> str:
+    """One expression for all intervals: for each distinct set of sizes on the ladder, the pairs that it is meant for.
 
     In one rule and not in one for each step: promtool takes two rules that record the same name for a mistake.
     """
     parts = []
-    for seconds, group in groupby(clock.steps, key=lambda step: window(clock, step)):
+    for chosen, group in groupby(clock.steps, key=lambda step: [size(clock, step) for size in sizes]):
         steps = list(group)
         low = f" > {steps[0].low:.0f}" if steps[0].low else ""
         selection = f"max by ({PAIR}) (ollama_probe_interval_seconds){low} <= {steps[-1].high:g}"
-        parts.append(f"({render(seconds)})\nand on ({PAIR}) ({selection})")
+        parts.append(f"({render(*chosen)})\nand on ({PAIR}) ({selection})")
     return "\nor\n".join(parts)
