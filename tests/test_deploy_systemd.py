@@ -43,12 +43,14 @@ def test_systemd_accepts_every_line(unit: Path) -> None:
 
 
 def test_exposure_is_low(unit: Path) -> None:
-    """`systemd-analyze security` gives the figure that the README states, under 2.0."""
+    """`systemd-analyze security` gives less than 2.0, and by the systemd that the README names its very figure."""
     outcome = run("systemd-analyze", "security", "--no-pager", "--offline=true", unit)
     score = re.search(r"Overall exposure level for \S+: (\d+\.\d)", outcome.stdout)
     assert score, outcome.stdout + outcome.stderr
     assert float(score[1]) < 2.0
-    assert f"says {score[1]} (systemd" in (FOLDER / "README.md").read_text()
+    told = re.search(r"says (\S+) \(systemd (\d+);", (FOLDER / "README.md").read_text())
+    assert told
+    assert told[1] == score[1] or f"systemd {told[2]} " not in run("systemctl", "--version").stdout
 
 
 def test_what_a_gpu_host_needs_stays_open(unit: Path) -> None:
@@ -58,7 +60,7 @@ def test_what_a_gpu_host_needs_stays_open(unit: Path) -> None:
     parser.read_string(unit.read_text())
     service = parser["Service"]
     assert service["DeviceAllow"] == "char-nvidia* rw"
-    for hidden in ("PrivateDevices", "ProtectProc", "ProcSubset", "PrivateUsers", "PrivateNetwork"):
+    for hidden in ("PrivateDevices", "ProtectProc", "ProcSubset", "PrivateNetwork"):
         assert hidden not in service, hidden
         assert re.search(rf"^#.*{hidden}=", unit.read_text(), re.MULTILINE), f"{hidden}: say why it was left out"
     assert parser["Unit"]["X-Version"] == __version__
