@@ -153,7 +153,7 @@ def test_other_libraries_are_heard_from_warnings_on() -> None:
     """At debug level HTTP libraries log headers: they must not, whatever level the user wants of this program."""
     stream = io.StringIO()
     configure_logging("debug", "json", stream)
-    for name in ("httpx", "httpcore.http11", "asyncio", "apscheduler.scheduler"):
+    for name in ("httpx", "httpcore.http11", "asyncio", "langchain"):
         logging.getLogger(name).debug("Authorization: hunter2")
         logging.getLogger(name).info("Authorization: hunter2")
         logging.getLogger(name).warning("careful")
