@@ -118,8 +118,7 @@ class Nvml:
             samples = driver.nvmlDeviceGetProcessUtilization(self._handles[card], int(since * 1e6))
         except driver.NVMLError as error:
             return {} if error.value == driver.NVML_ERROR_NOT_FOUND else None
-        newest = {sample.pid: sample for sample in sorted(samples, key=lambda sample: sample.timeStamp)}
-        return {pid: sample.smUtil / 100 for pid, sample in newest.items() if sample.timeStamp > since * 1e6}
+        return {sample.pid: sample.smUtil / 100 for sample in samples}
 
     def memory_used(self, card: int) -> int | None:
         """Return the bytes in use on the card, whoever uses them."""

@@ -103,7 +103,7 @@ class Recording:
         for number, card in enumerate(self._cards):
             card.samples.append(self._nvml.sample(number, self._clock.monotonic()))
         self._look()
-        if self._blob not in self._runners.values():
+        if self._blob is not None and self._blob not in self._runners.values():
             self._runners.update(self._processes.runners())
         return Evidence(
             cards=tuple(
