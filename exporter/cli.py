@@ -30,10 +30,13 @@ class _Formatter(argparse.HelpFormatter):
         self._action_max_length = 16  # at least: argparse forgets that commands are indented once more
 
 
-def _settings_flags() -> argparse.ArgumentParser:
+def _settings_flags(sections: tuple[str, ...] = ()) -> argparse.ArgumentParser:
+    """Return the flags that set something: all of them, or those of some sections of the file."""
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("settings", "each also as a key of the file and as OLLAMA_PROBE_... (see README)")
     for flag in FLAGS:
+        if sections and (not flag.key or flag.key[0] not in sections):
+            continue
         group.add_argument(
             flag.option,
             dest=flag.dest,
@@ -57,8 +60,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=version)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text, parents=[settings], formatter_class=_Formatter)
+    def add(
+        name: str,
+        function: Callable[[argparse.Namespace], int],
+        text: str,
+        flags: argparse.ArgumentParser = settings,
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, parents=[flags], formatter_class=_Formatter)
         command.set_defaults(command=function)
         return command
 
@@ -73,7 +81,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--target", metavar="NAME", help="Only this one of the configured targets.")
     add("check-config", check_config, "Read the settings, say what is wrong with them, and end.")
     add("gpus", show_gpus, "Show the GPUs found, and how the gpu label would be chosen.")
-    demo = add("demo", demonstrate, "Run against servers of its own: no Ollama and no GPU are needed.")
+    text = "Run against servers of its own: no Ollama and no GPU are needed."
+    demo = add("demo", demonstrate, text, _settings_flags(("web", "log")))
     demo.add_argument(
         "--drop-after", type=_duration, metavar="DURATION", default="2m", help="When the scripted GPU slows down (2m)."
     )
