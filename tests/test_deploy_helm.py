@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -399,6 +400,17 @@ def test_notes_name_the_next_steps(tmp_path: Path) -> None:
     assert "kubectl label namespace probes pod-security.kubernetes.io/enforce=privileged" in text
     assert "serviceMonitor.enabled=true" in text
     assert "prometheusRule.enabled=true" in text
+
+
+def test_values_in_the_readme_render(tmp_path: Path) -> None:
+    """The value files that deploy/README.md shows are taken as they stand."""
+    shown = re.findall(r"```yaml\n(.*?)```", (ROOT / "deploy/README.md").read_text(), re.DOTALL)
+    assert len(shown) == 2
+    for text in shown:
+        (tmp_path / "values.yml").write_text(text)
+        outcome = template("--values", tmp_path / "values.yml")
+        assert outcome.returncode == 0, outcome.stderr
+        assert "image: registry.example.org/ollama-throughput-exporter:" in outcome.stdout
 
 
 def test_chart_carries_the_version() -> None:
