@@ -13,7 +13,7 @@ PLACE = "{{model}}, {{gpu}}"
 def mean(name: str) -> str:
     """Return a reading's mean over the time range by model and GPU, the GPU without its maker's name."""
     averages = f"avg by (model, gpu) (avg_over_time({q.reading(name)}[$__range]))"
-    return f'label_replace({averages}, "gpu", "$1", "gpu", "NVIDIA (?:GeForce )?(.+)")'
+    return q.short(averages)
 
 
 def matrix() -> table.Panel:
@@ -28,7 +28,7 @@ def matrix() -> table.Panel:
     settings = {"columnField": "gpu", "rowField": "model", "valueField": "Value", "emptyValue": "null"}
     panel.transformations([d.DataTransformerConfig(id_val="groupingToMatrix", options=settings)])
     panel.decimals(1).override_by_regexp(".*", p.properties(noValue="-"))
-    return p.column(panel, "model\\gpu", "Model", custom__width=200)
+    return p.column(panel, "model\\gpu", "Model", custom__width=150)
 
 
 def outliers() -> table.Panel:
@@ -51,18 +51,18 @@ def outliers() -> table.Panel:
         "against all GPUs. Within 10 % is good; a lone outlier is sick: open its board. Needs a model on two targets "
         "at least.",
         ["model", "target", "gpu", "Value #rate", "Value #median", "Value #against"],
-        p.query(f"{now} and ({median})", name="rate", instant=True),
-        p.query(median, name="median", instant=True),
-        p.query(against, name="against", instant=True),
+        p.query(q.short(f"({now}) and ({median})"), name="rate", instant=True),
+        p.query(q.short(median), name="median", instant=True),
+        p.query(q.short(against), name="against", instant=True),
     ).no_value("No model is measured on two targets with the same GPU, so there are no peers to compare with")
     link = p.to_model_board("${__data.fields.Target}", "${__data.fields.Model}")
-    p.column(panel, "model", "Model", links=[link], custom__width=170)
-    p.column(panel, "target", "Target", custom__width=120)
+    p.column(panel, "model", "Model", links=[link], custom__width=130)
+    p.column(panel, "target", "Target", custom__width=90)
     p.column(
         panel, "gpu", "GPU", mappings=[p.words({"cpu": ("cpu", p.BAD)})], custom__cellOptions={"type": "color-text"}
     )
-    p.column(panel, "Value #rate", "Tokens/s", decimals=1, custom__width=90)
-    p.column(panel, "Value #median", "Peers", decimals=1, custom__width=80)
+    p.column(panel, "Value #rate", "Tokens/s", decimals=1, custom__width=85)
+    p.column(panel, "Value #median", "Peers", decimals=1, custom__width=75)
     levels = p.thresholds((None, p.BAD), (-0.25, p.WARN), (-0.1, "transparent")).build()
     colored = {"type": "color-background", "mode": "basic"}
     p.column(
@@ -71,7 +71,7 @@ def outliers() -> table.Panel:
         "Against peers",
         unit="percentunit",
         decimals=0,
-        custom__width=115,
+        custom__width=135,
         custom__cellOptions=colored,
         thresholds=levels,
     )
@@ -188,7 +188,7 @@ def build() -> dashboard.Dashboard:
     p.lay(
         made,
         [
-            (9, [(10, matrix()), (14, outliers())]),
+            (8, [(12, matrix()), (12, outliers())]),
             (8, [(8, roofline), (8, energy), (8, success)]),
             (7, [(6, failures), (6, skipped), (6, cost), (6, joules)]),
             (6, [(8, up), (8, cpu), (8, memory)]),

@@ -29,7 +29,7 @@ def cause() -> stat.Panel:
     )
     found = f"{overview.why()} or on ({q.RECORD_KEY}) max by ({q.RECORD_KEY}, cause) ({calm})"
     panel = p.number(
-        "Cause of a drop",
+        "Cause",
         "The first suspect of the shipped rules, or why probes fail. Good is “no drop”. The runbook of the alert says "
         "what to do about each.",
         "none",
@@ -71,9 +71,9 @@ def headline() -> list[tuple[int, Any]]:
             .decimals(0)
             .thresholds(level),
         ),
-        (4, cause()),
+        (3, cause()),
         (
-            4,
+            3,
             p.number(
                 "GPU",
                 "What ran the model in the newest reading. cpu is bad: the model fell off its GPU; restart Ollama "
@@ -84,7 +84,7 @@ def headline() -> list[tuple[int, Any]]:
             ).text_mode(c.BigValueTextMode.NAME),
         ),
         (
-            2,
+            3,
             p.number(
                 "Words/s",
                 "The reference program's figure: whitespace-separated words of the answer / elapsed.",
@@ -94,7 +94,7 @@ def headline() -> list[tuple[int, Any]]:
             ).decimals(2),
         ),
         (
-            2,
+            3,
             p.number(
                 "Words",
                 "The reference program's token count: whitespace-separated words of the answer. num_predict caps it.",
@@ -134,7 +134,7 @@ def rate() -> timeseries.Panel:
     shared = f"{q.DECODE} and {q.ON_PAIR} (max by (job, instance, target, model) ({contended}) == 1)"
     cut = f"{q.DECODE} and {q.ON_PAIR} ({q.reading('truncated')} == 1)"
     panel = p.ranked_lines(
-        "Decode rate, and what is normal",
+        "Decode rate in tokens/s, and what is normal",
         "Tokens per second while generating. Good is inside the band, which is 10 % about the normal rate (the rules' "
         "reference, else the expected rate, else the median of a week); normal and band are drawn when one pair is "
         "chosen. A line with another GPU's name is where the model moved to. Points mark readings to distrust: taken "
@@ -162,7 +162,7 @@ def rate() -> timeseries.Panel:
     panel.override_by_name("normal", p.properties(color=p.fixed(p.GREY), custom__lineStyle=dashes, custom__lineWidth=1))
     panel.override_by_name("beside other work", p.properties(color=p.fixed(p.MAGENTA), **POINTS))
     panel.override_by_name("cut off", p.properties(color=p.fixed(p.RED), **POINTS))
-    return panel
+    return panel.axis_label("")
 
 
 def stages() -> timeseries.Panel:
@@ -175,7 +175,7 @@ def stages() -> timeseries.Panel:
         "s",
         p.query(f"avg by (stage) ({q.reading('stage_seconds')})", "{{stage}}"),
     )
-    panel.stacking(common.StackingConfig().mode(c.StackingMode.NORMAL).group("A")).fill_opacity(60).line_width(1)
+    panel.stacking(common.StackingConfig().mode(c.StackingMode.NORMAL).group("A")).fill_opacity(70).line_width(0)
     return p.paint(panel, colors)
 
 

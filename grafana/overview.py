@@ -123,7 +123,7 @@ def pairs() -> table.Panel:
             "Value #offload",
         ],
         p.query(f"max by ({KEY}) ({q.status('success')})", name="success", instant=True),
-        p.query(RATE, name="rate", instant=True),
+        p.query(q.short(RATE), name="rate", instant=True),
         p.query(q.normal(), name="normal", instant=True),
         p.query(DROP, name="drop", instant=True),
         p.query(why(), name="why", instant=True),
@@ -133,20 +133,20 @@ def pairs() -> table.Panel:
     colored = {"type": "color-background", "mode": "basic"}
     success = p.words({"1": ("ok", p.GOOD), "0": ("failed", p.BAD)})
     link = p.to_model_board("${__data.fields.Target}", "${__data.fields.Model}")
-    p.column(panel, "model", "Model", links=[link], custom__width=190)
-    p.column(panel, "target", "Target", custom__width=130)
+    p.column(panel, "model", "Model", links=[link], custom__width=165)
+    p.column(panel, "target", "Target", custom__width=120)
     p.column(
         panel, "gpu", "GPU", mappings=[p.words({"cpu": ("cpu", p.BAD)})], custom__cellOptions={"type": "color-text"}
     )
-    p.column(panel, "Value #rate", "Rate, tokens/s", decimals=1, custom__width=115)
-    p.column(panel, "Value #normal", "Normal, tokens/s", decimals=1, custom__width=130)
+    p.column(panel, "Value #rate", "Tokens/s", decimals=1, custom__width=90)
+    p.column(panel, "Value #normal", "Normal", decimals=1, custom__width=85)
     p.column(
         panel,
         "Value #drop",
         "Below normal",
         unit="percentunit",
         decimals=0,
-        custom__width=115,
+        custom__width=130,
         custom__cellOptions=colored,
         thresholds=p.thresholds((None, "transparent"), (0.08, p.WARN), (0.25, p.BAD)).build(),
     )

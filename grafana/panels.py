@@ -95,7 +95,8 @@ def lines(title: str, description: str, unit: str, *targets: prometheus.Dataquer
 
 
 def shares(panel: timeseries.Panel, *levels: float) -> timeseries.Panel:
-    """Colour each step of each line by how bad it is, from bad over a warning to good, whichever series it is."""
+    """Colour each step of each line by how bad it is, whichever series it is; so there is no legend, but a tooltip."""
+    panel.legend(common.VizLegendOptions().show_legend(show_legend=False).calcs([]))
     panel.color_scheme(dashboard.FieldColor().mode(d.FieldColorModeId.THRESHOLDS))
     colors = (BAD, WARN, GOOD)[-len(levels) - 1 :]
     panel.thresholds(thresholds(*zip((None, *levels), colors, strict=True)))
@@ -158,10 +159,10 @@ def bars(title: str, description: str, unit: str, expr: str, legend_format: str)
         .display_mode(c.BarGaugeDisplayMode.BASIC)
         .orientation(c.VizOrientation.HORIZONTAL)
         .value_mode(c.BarGaugeValueMode.TEXT)
-        .name_placement(c.BarGaugeNamePlacement.LEFT)
+        .name_placement(c.BarGaugeNamePlacement.TOP)
         .sizing(c.BarGaugeSizing.MANUAL)
-        .min_viz_height(18)
-        .max_viz_height(30)
+        .min_viz_height(16)
+        .max_viz_height(38)
         .text(common.VizTextDisplayOptions().title_size(13).value_size(14))
         .show_unfilled(show_unfilled=True)
         .color_scheme(dashboard.FieldColor().mode(d.FieldColorModeId.FIXED).fixed_color(VIOLET))
@@ -182,6 +183,7 @@ def rows(title: str, description: str, columns: Sequence[str], *targets: prometh
         .thresholds(thresholds((None, "text")))
         .show_header(show_header=True)
         .cell_height(c.TableCellHeight.SM)
+        .min_width(70)
         .filterable(filterable=False)
         .with_transformation(d.DataTransformerConfig(id_val="merge", options={}))
     )

@@ -43,6 +43,11 @@ def record(name: str, extra: str = "") -> str:
     return f"({name}{{{matchers}}} and on ({RECORD_KEY}) {status('interval_seconds')})"
 
 
+def short(expression: str) -> str:
+    """Return an expression whose label `gpu` is a card's name without its maker's and its family's."""
+    return f'label_replace({expression}, "gpu", "$1", "gpu", "NVIDIA (?:GeForce )?(.+)")'
+
+
 def normal() -> str:
     """Return a pair's own normal rate: from the rules, else as configured, else its median over a week."""
     return (
