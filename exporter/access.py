@@ -130,11 +130,12 @@ def _forms(secret: str) -> set[str]:
     }
 
 
-class _BoundedLines(httpx.AsyncByteStream):
-    """A response body that may flow for ever but has no line without end."""
+class _Body(httpx.AsyncByteStream):
+    """A response body that may flow for ever but has no line without end; its connection is closed with it."""
 
-    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx.AsyncByteStream, connection: httpx.AsyncHTTPTransport) -> None:
         self._stream = stream
+        self._connection = connection
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         line_bytes = 0
@@ -147,27 +148,37 @@ class _BoundedLines(httpx.AsyncByteStream):
             yield data
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        try:
+            await self._stream.aclose()
+        finally:
+            await self._connection.aclose()
 
 
-class TargetTransport(httpx.AsyncHTTPTransport):
+class TargetTransport(httpx.AsyncBaseTransport):
     """A transport without proxies, with lines of bounded length and a new connection for each request.
 
-    Probes are minutes apart: a connection kept open is one more thing that can be dead when it is used again.
+    Probes are minutes apart: a connection kept open is one more thing that can be dead when it is used again. Each has
+    a pool of its own, since httpcore's pool (1.0) keeps for ever the connection of a request that was cancelled before
+    its first byte was sent, and is full after a hundred.
     """
 
     def __init__(self, plan: TargetPlan) -> None:
-        super().__init__(
-            verify=_ssl_context(plan), trust_env=False, limits=httpx.Limits(max_keepalive_connections=0), retries=0
-        )
+        self._ssl_context = _ssl_context(plan)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; the body of its response is bounded."""
-        response = await super().handle_async_request(request)
+        connection = httpx.AsyncHTTPTransport(
+            verify=self._ssl_context, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0), retries=0
+        )
+        try:
+            response = await connection.handle_async_request(request)
+        except BaseException:
+            await connection.aclose()
+            raise
+        assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - of an asynchronous transport
+        response.stream = _Body(response.stream, connection)
         if response.headers.get("content-type"):
             response.headers["content-type"] = "application/json"  # UTF-8, whatever charset it claims
-        if isinstance(response.stream, httpx.AsyncByteStream):
-            response.stream = _BoundedLines(response.stream)
         return response
 
 

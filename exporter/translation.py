@@ -73,6 +73,7 @@ REASON_BY_TYPE: dict[type[BaseException], Reason] = {
     ConnectionError: Reason.CONNECT,
     TimeoutError: Reason.TIMEOUT,
     json.JSONDecodeError: Reason.PROTOCOL,
+    RecursionError: Reason.PROTOCOL,  # of JSON that is nested without end: nothing else recurses
     UnicodeDecodeError: Reason.PROTOCOL,
     pydantic.ValidationError: Reason.PROTOCOL,
 }
@@ -138,6 +139,8 @@ def translate(error: BaseException, redact: Redact = str) -> ProbeError:
         )
     elif isinstance(error, ValueError) and "No data received from Ollama stream" in str(error):
         translated = probe_error(Reason.PROTOCOL, "the answer was empty")
+    elif isinstance(error, ValueError) and "integer string conversion" in str(error):
+        translated = probe_error(Reason.PROTOCOL, "a number of thousands of digits")
     else:
         reason = next((REASON_BY_TYPE[kind] for kind in type(error).__mro__ if kind in REASON_BY_TYPE), Reason.INTERNAL)
         remedy = None

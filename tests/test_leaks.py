@@ -1,0 +1,254 @@
+"""Nothing leaks: what five hundred probes of every kind leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpcore
+from probing import model_plan, target_plan, workload
+from prometheus_client import CollectorRegistry
+
+from exporter.embedded.protocol import OllamaServer
+from exporter.embedded.scenes import Scene, SceneKind
+from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+from exporter.gpu.none import NoGpus
+from exporter.metrics import ProbeMetrics
+from exporter.plan import Pair, TargetPlan
+from exporter.target import Target
+
+LANES = 10
+PROBES = 500
+SETTLE_GUARD_SECONDS = 10
+STEPS_MAX = 400
+"""Of the event loop, in which a short probe has come to its stream at least."""
+HANGS = 0.3
+"""Seconds until the deadline of a probe that will hang."""
+
+SCENES: list[Scene | None] = [
+    None,
+    Scene(SceneKind.SLOW),
+    Scene(SceneKind.COLD),
+    Scene(SceneKind.DONE_TWICE),
+    Scene(SceneKind.THINKING),
+    Scene(SceneKind.UNKNOWN_DONE_REASON),
+    Scene(SceneKind.CPU, factor=0.01),
+    Scene(SceneKind.LOAD_FOREVER),
+    Scene(SceneKind.STALL_BEFORE_FIRST_TOKEN),
+    Scene(SceneKind.STALL_IN_THE_MIDDLE, after_tokens=20),
+    Scene(SceneKind.TRICKLE, factor=0.05),
+    Scene(SceneKind.ENDLESS_HEADERS),
+    Scene(SceneKind.ENDLESS_HEADERS, factor=0),
+    Scene(SceneKind.CUT),
+    Scene(SceneKind.CUT, after_tokens=20),
+    Scene(SceneKind.HALF_CLOSED, after_tokens=20),
+    Scene(SceneKind.NO_DONE, after_tokens=20),
+    Scene(SceneKind.NO_DONE, after_tokens=10),
+    Scene(SceneKind.JUNK_LINE, after_tokens=5),
+    Scene(SceneKind.LONG_LINE, factor=9_000_000),
+    Scene(SceneKind.ERROR_LINE, after_tokens=5),
+    Scene(SceneKind.DEAD_MODEL, after_tokens=5, seconds=0.1),
+    Scene(SceneKind.OUT_OF_MEMORY),
+    Scene(SceneKind.OUT_OF_MEMORY, after_tokens=5),
+    Scene(SceneKind.UNAUTHORIZED),
+    Scene(SceneKind.FORBIDDEN),
+    Scene(SceneKind.SERVER_BUSY),
+    Scene(SceneKind.EMBEDDING_ONLY),
+    Scene(SceneKind.NEGATIVE_DURATIONS),
+    Scene(SceneKind.ABSURD_DURATIONS),
+]
+HANGING = {
+    SceneKind.CPU,
+    SceneKind.LOAD_FOREVER,
+    SceneKind.STALL_BEFORE_FIRST_TOKEN,
+    SceneKind.STALL_IN_THE_MIDDLE,
+    SceneKind.TRICKLE,
+    SceneKind.ENDLESS_HEADERS,
+}
+CANCELLED_AFTER = (0.0, 0.01, 0.05, 0.1, 0.2)
+"""Seconds: before the first request, in each stage, in the middle of the stream."""
+
+
+@dataclass
+class Lane:
+    """A target on a server of its own, probed in one scene after another; it keeps its own books."""
+
+    engine: ScriptedEngine
+    server: OllamaServer
+    target: Target
+    pair: Pair
+    ended: int = 0
+    cancelled: int = 0
+    scenes: itertools.cycle[Scene | None] = field(default_factory=lambda: itertools.cycle(SCENES))
+
+    async def probe(self, *, cancel_after: float | None = None) -> None:
+        """Probe once, in the next scene."""
+        scene = next(self.scenes)
+        hangs = scene is not None and scene.kind in HANGING
+        self.target.models = {
+            self.pair: model_plan(
+                when_unloaded="borrow" if scene is None else "load",
+                timeout_seconds=HANGS if hangs else 5,
+                load_timeout_seconds=HANGS if hangs else 5,
+            )
+        }
+        if scene is not None:
+            if scene.kind in {SceneKind.LOAD_FOREVER, SceneKind.OUT_OF_MEMORY}:
+                await self.engine.expire(self.engine.models()[0])
+            scene = self.engine.play(replace(scene))
+        task = asyncio.create_task(self.target.probe(self.pair))
+        if cancel_after is not None:
+            await asyncio.sleep(cancel_after)
+            task.cancel()
+        await asyncio.wait({task})
+        if task.cancelled():
+            self.cancelled += 1
+        else:
+            task.result()
+            self.ended += 1
+        if scene is not None:
+            scene.end()
+
+    async def probe_often(self, probes: int, lane: int) -> None:
+        """Probe so many times; each third is cancelled, at one moment or another."""
+        for number in range(lane, lane + probes):
+            cancelled = number % 3 == 0
+            await self.probe(cancel_after=CANCELLED_AFTER[number // 3 % len(CANCELLED_AFTER)] if cancelled else None)
+
+
+@contextlib.asynccontextmanager
+async def open_lane(name: str, metrics: ProbeMetrics) -> AsyncIterator[Lane]:
+    """Yield a lane whose target tells `metrics`."""
+    engine = ScriptedEngine([ScriptedModel(tokens_per_second=4000, load_seconds=0.06, prefill_seconds=0.005)])
+    async with OllamaServer(engine) as server:
+        plan: TargetPlan = target_plan(server.url, model_plan(), name=name)
+        target = Target(plan, NoGpus(), metrics, lambda *_: asyncio.sleep(0))
+        pair = plan.pair(model_plan())
+        metrics.add_pair(pair, model_plan())
+        try:
+            yield Lane(engine, server, target, pair)
+        finally:
+            await target.close()
+
+
+def held() -> dict[str, Counter[str]]:
+    """Return what this process holds: open files by kind, threads, tasks, live connections of the HTTP client."""
+    files: Counter[str] = Counter()
+    for file in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            files[str(file.readlink()).partition(":")[0]] += 1
+    gc.collect()
+    kinds = (httpcore.AsyncConnectionInterface, asyncio.Transport, asyncio.Timeout)
+    return {
+        "files": files,
+        "threads": Counter(thread.name.rstrip("0123456789") for thread in threading.enumerate()),
+        "tasks": Counter(task.get_name().rstrip("0123456789") for task in asyncio.all_tasks()),
+        "objects": Counter(type(each).__name__ for each in gc.get_objects() if isinstance(each, kinds)),
+    }
+
+
+def counts(registry: CollectorRegistry) -> dict[Pair, Counter[str]]:
+    """Return each pair's runs, and how they ended, as they are told now."""
+    found: dict[Pair, Counter[str]] = {}
+    for metric in registry.collect():
+        for sample in metric.samples:
+            name = sample.name.removeprefix("ollama_probe_")
+            if name in {"runs_total", "successes_total", "failures_total", "cancelled_total"}:
+                pair = Pair(sample.labels["target"], sample.labels["model"])
+                found.setdefault(pair, Counter())[name] += int(sample.value)
+                if "reason" in sample.labels:
+                    found[pair][sample.labels["reason"]] += int(sample.value)
+    return found
+
+
+def assert_adds_up(registry: CollectorRegistry) -> None:
+    """Runs are successes and failures and cancelled, for every pair."""
+    for pair, each in counts(registry).items():
+        ends = each["successes_total"] + each["failures_total"] + each["cancelled_total"]
+        assert each["runs_total"] == ends, pair
+
+
+async def test_five_hundred_probes_of_every_kind_leave_nothing_behind() -> None:
+    """Good, failing in every way and cancelled at any moment: files, sockets, threads and tasks are as before.
+
+    And whenever somebody looks, each pair's runs are its successes, failures and cancelled; in the end they are as many
+    as there were.
+    """
+    registry = CollectorRegistry()
+    metrics = ProbeMetrics(registry, collectors=())
+    looked = 0
+
+    async def keep_looking() -> None:
+        nonlocal looked
+        while True:
+            assert_adds_up(registry)
+            looked += 1
+            await asyncio.sleep(0.1)
+
+    async with contextlib.AsyncExitStack() as stack:
+        lanes = [await stack.enter_async_context(open_lane(f"lane-{number}", metrics)) for number in range(LANES)]
+        for number, lane in enumerate(lanes):
+            lane.scenes = itertools.cycle([*SCENES[number * 3 :], *SCENES[: number * 3]])
+        await asyncio.gather(*(lane.probe_often(3, number) for number, lane in enumerate(lanes)))  # all is imported
+        await emptied(lanes)
+        before = held()
+        looking = asyncio.create_task(keep_looking())
+        await asyncio.gather(*(lane.probe_often(PROBES // LANES, number) for number, lane in enumerate(lanes)))
+        looking.cancel()
+        assert (await asyncio.gather(looking, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+        await emptied(lanes)
+        after = held()
+
+    assert after == before
+    assert looked > 10
+    told = counts(registry)
+    for lane in lanes:
+        assert told[lane.pair]["cancelled_total"] == lane.cancelled
+        assert told[lane.pair]["runs_total"] == lane.ended + lane.cancelled
+    every = sum(told.values(), Counter())
+    mixed = ("denied", "http", "protocol", "busy", "out_of_memory", "load_timeout", "no_first_token")
+    assert all(every[kind] > 0 for kind in (*mixed, "successes_total", "cancelled_total"))
+    assert every["internal"] == 0
+
+
+async def emptied(lanes: list[Lane]) -> None:
+    """Wait for that, and unload the models."""
+    await settled(lanes)
+    for lane in lanes:
+        await lane.engine.expire(lane.engine.models()[0])
+    await asyncio.sleep(0.1)
+
+
+async def settled(lanes: list[Lane]) -> None:
+    """Wait until no connection is left on either side: the servers hear of the last close a moment later."""
+    async with asyncio.timeout(SETTLE_GUARD_SECONDS):
+        while any(lane.server.open_connections for lane in lanes):
+            await asyncio.sleep(0.002)
+
+
+async def test_a_probe_cancelled_at_any_step_leaves_no_connection() -> None:
+    """Whatever the event loop was about to do for a probe when it was cancelled, its connection is closed."""
+    metrics = ProbeMetrics(CollectorRegistry(), collectors=())
+    async with open_lane("lane", metrics) as lane:
+        lane.target.models = {lane.pair: model_plan(when_unloaded="load", workload=workload(num_predict=16))}
+        await lane.target.probe(lane.pair)
+        for steps in itertools.count(1):
+            task = asyncio.create_task(lane.target.probe(lane.pair))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if task.done() or steps == STEPS_MAX:
+                break
+            task.cancel()
+            await asyncio.wait({task})
+            await settled([lane])
+        await task
+        await settled([lane])
+
+    assert steps > 100
