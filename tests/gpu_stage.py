@@ -38,6 +38,11 @@ def subject(**changes: Any) -> Subject:
     return Subject(**{**known, **changes})
 
 
+def fails(code: int) -> Callable[[Any], Any]:
+    """Return what makes a call of the driver fail."""
+    return lambda _answer: {"error": code}
+
+
 @dataclass
 class Stage:
     """One machine as it was recorded."""

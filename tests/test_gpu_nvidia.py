@@ -5,27 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pynvml
 import pytest
-from gpu_stage import H100, LOG, MODEL, OTHER_MODEL, Stage, subject
+from gpu_stage import H100, MODEL, OTHER_MODEL, Stage, fails, subject
 
-from exporter.gpu import Explanation, open_gpus
-from exporter.gpu.none import NoGpus
-from exporter.gpu.nvidia import NvidiaGpus, open_nvidia
-from exporter.gpu.worker import Worker
+from exporter.gpu import Explanation
+from exporter.gpu.nvidia import NvidiaGpus
 from exporter.reading import CPU, UNKNOWN, ThrottleReason
 
 ALONE = {"model": False, "gpu": False}
 COUNTERS = "nvmlDeviceGetFieldValues(0,[83, 74, 269, 270, 271])"
-
-
-def fails(code: int) -> Callable[[Any], Any]:
-    """Return what makes a call of the driver fail."""
-    return lambda _answer: {"error": code}
 
 
 NOT_SUPPORTED = fails(pynvml.NVML_ERROR_NOT_SUPPORTED)
@@ -58,56 +51,6 @@ async def pair_gpus(two: Stage) -> AsyncIterator[NvidiaGpus]:
     room = await two.open()
     yield room
     await room.close()
-
-
-async def test_without_a_driver_the_daemon_runs_on(caplog: pytest.LogCaptureFixture) -> None:
-    """No driver on this machine: nothing is raised, and it is said once, at info level."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        pass
-    else:
-        pytest.skip("this machine has a card")
-    with caplog.at_level(logging.INFO):
-        gpus = await open_gpus(LOG)
-    assert isinstance(gpus, NoGpus)
-    assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert "no GPU can be read here" in caplog.text
-
-
-@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
-async def test_a_driver_that_refuses_is_none(one: Stage, code: int) -> None:
-    """A driver that lets nobody in is no driver, and the message says why."""
-    one.replay.changes["nvmlInit"] = fails(code)
-    with pytest.raises(Exception, match=r"NVML: (Insufficient Permissions|Driver Not Loaded)"):
-        await one.open()
-
-
-async def test_cards_that_may_not_be_opened_are_not_there(two: Stage) -> None:
-    """Without permission for any of the cards (a container without devices) there is none."""
-    two.replay.changes["nvmlDeviceGetHandleByIndex"] = fails(pynvml.NVML_ERROR_NO_PERMISSION)
-    with pytest.raises(Exception, match="shows no card to this user"):
-        await two.open()
-
-
-async def test_a_library_that_is_missing_is_none() -> None:
-    """Whatever goes wrong at opening is told as a missing driver."""
-
-    def missing() -> Any:
-        raise ImportError("No module named 'pynvml'")
-
-    with pytest.raises(Exception, match="NVML: No module named 'pynvml'"):
-        await open_nvidia(LOG, missing)
-
-
-async def test_identity(gpus: NvidiaGpus, pair_gpus: NvidiaGpus) -> None:
-    """Each card by name, uuid as NVML gives it, PCI address and driver."""
-    card = gpus.cards()[0]
-    assert (card.name, card.vendor, card.driver_version) == (H100, "NVIDIA", "580.159.04")
-    assert card.uuid.startswith("GPU-")
-    assert card.pci_bus_id == "00000000:00:06.0"
-    assert [card.index for card in pair_gpus.cards()] == [0, 1]
-    assert len({card.uuid for card in pair_gpus.cards()}) == 2
 
 
 async def test_alone_on_one_card(one: Stage, gpus: NvidiaGpus) -> None:
@@ -349,43 +292,6 @@ async def test_explanations(one: Stage, gpus: NvidiaGpus) -> None:
     assert (await gpus.explain(subject(blob=OTHER_MODEL))).label == CPU
 
 
-async def test_a_hung_driver_holds_up_nothing(one: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """A probe waits for a driver once; later ones not at all, until it answers again."""
-    gpus = await one.open()
-    assert (await one.probe(gpus, "alone")).state is not None
-    gpus._worker._answer_seconds = 0.05
-    hung = threading.Event()
-
-    def hang(answer: Any) -> Any:
-        hung.wait(30)
-        return answer
-
-    one.replay.changes["nvmlDeviceGetMemoryInfo"] = hang
-    for _ in range(3):
-        seen = await one.probe(gpus, "alone")
-        assert (seen.label, seen.state, seen.contended) == (H100, None, {})
-    assert caplog.text.count("did not answer within 0.05 s") == 1
-    hung.set()
-    gpus._worker._answer_seconds = 10
-    await asyncio.wrap_future(gpus._worker.submit(lambda: None))
-    assert (await one.probe(gpus, "alone")).state is not None
-    await gpus.close()
-
-
-async def test_a_driver_that_breaks_fails_no_probe(
-    one: Stage, gpus: NvidiaGpus, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Even an error that NVML does not know leaves a reading, and its traceback in the log."""
-
-    def broken(_answer: Any) -> Any:
-        raise OSError("libnvidia-ml went away")
-
-    one.replay.changes["nvmlDeviceGetMemoryInfo"] = broken
-    seen = await one.probe(gpus, "alone")
-    assert (seen.label, seen.state) == (H100, None)
-    assert "libnvidia-ml went away" in caplog.text
-
-
 async def test_the_driver_is_asked_during_probes_alone(one: Stage) -> None:
     """Samples are taken by themselves while a probe is watched, and end with it, abandoned or finished."""
     asked = 0
@@ -431,12 +337,3 @@ async def test_closing_in_the_middle_of_a_probe(one: Stage) -> None:
     assert shut == [None]
     assert gpus._sampling is not None
     assert gpus._sampling.done()
-
-
-async def test_what_is_told_to_the_thread_and_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is swallowed, also where nobody waits for the answer."""
-    worker = Worker(LOG)
-    worker.tell(lambda: 1 / 0)
-    assert await worker.ask(lambda: "still here") == "still here"
-    assert "division by zero" in caplog.text
-    worker.close()
