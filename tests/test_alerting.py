@@ -88,9 +88,11 @@ async def test_a_drop_pages_with_its_cause_and_recovery_resolves_it(
         async with daemon(tmp_path, [probed]) as running:
             await running.wait_until("success", 1)
             alertmanager = run_alertmanager(release, alertmanager_config(webhook.url))
-            run_prometheus(release, prometheus_config(rules, running.url, alertmanager))
+            prometheus = run_prometheus(release, prometheus_config(rules, running.url, alertmanager))
             drop = engine.play(Scene(SceneKind.PARTIAL_OFFLOAD, factor=0.938))
             fired = await asyncio.to_thread(receive, webhook, "OllamaProbeThroughputDropped", "firing")
+            rates = prometheus.query('ollama_probe_decode_tokens_per_second{target="gpu-a", model="llama3.1"}')
+            assert [rate for _, rate in rates] == [pytest.approx(400 / 3, rel=0.3)]
             drop.end()
             resolved = await asyncio.to_thread(receive, webhook, "OllamaProbeThroughputDropped", "resolved")
 
