@@ -20,16 +20,16 @@ from exporter.plan import ModelPlan
 PREFILL_SECONDS = 0.2
 
 
-def model(tokens_per_second: float, name: str = "llama3.1") -> ScriptedModel:
-    """Return a model of this pace that never ends by itself."""
+def model(tokens_per_second: float, length: int = 100_000) -> ScriptedModel:
+    """Return a model of this pace that hardly ever ends by itself."""
     return ScriptedModel(
-        name, tokens_per_second=tokens_per_second, length=100_000, prefill_seconds=PREFILL_SECONDS, load_seconds=0
+        tokens_per_second=tokens_per_second, length=length, prefill_seconds=PREFILL_SECONDS, load_seconds=0
     )
 
 
-def plan(tokens: int, name: str = "llama3.1") -> ModelPlan:
+def plan(tokens: int) -> ModelPlan:
     """Return how so many tokens are asked for."""
-    return replace(model_plan(name), workload=workload(num_predict=tokens), timeout_seconds=120)
+    return replace(model_plan(), workload=workload(num_predict=tokens), timeout_seconds=120)
 
 
 @contextlib.contextmanager
