@@ -79,7 +79,7 @@ def headline() -> list[tuple[int, Any]]:
                 "What ran the model in the newest reading. cpu is bad: the model fell off its GPU; restart Ollama "
                 "and look at the driver.",
                 "none",
-                q.DECODE,
+                q.short(q.DECODE),
                 "{{gpu}}",
             ).text_mode(c.BigValueTextMode.NAME),
         ),

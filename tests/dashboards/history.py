@@ -159,9 +159,9 @@ class Exporter:
             return "down"
         if model.name == "gemma3:27b" and number % 11 == 3:
             return "occupied"
-        if model.target == "gpu-b" and left % 24 < 2 and number % 2:
+        if model.target == "gpu-b" and 2 < left % 24 < 4 and number % 2:
             return "shared"
-        if model.name == "qwen3:14b" and 0.5 < left % 24 < 1.2:
+        if model.name == "qwen3:14b" and 12 < left % 24 < 12.7:
             return "slow"
         return "warm" if model.target == "gpu-d" and left % 24 < 4 else ""
 
