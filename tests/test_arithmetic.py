@@ -8,9 +8,10 @@ import json
 import logging
 import math
 import subprocess
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import programs
@@ -295,12 +296,12 @@ class Stage:
         await asyncio.wait_for(self.target.probe(pair), 30)
         self.server.hang_up()
 
-    def check(self) -> Counter[str]:
+    def check(self) -> Mapping[str, float]:
         """Check all that is told, and return the sum of each metric over its samples."""
-        sums: Counter[str] = Counter()
+        sums: defaultdict[str, float] = defaultdict(float)
         for format_, parse in ((Format.TEXT, parse_text), (Format.OPENMETRICS, parse_openmetrics)):
             sums.clear()
-            for family in parse(render(self.registry, format_).decode()):  # type: ignore[operator]
+            for family in parse(render(self.registry, format_).decode()):
                 for sample in family.samples:
                     assert 0 <= sample.value < math.inf, sample
                     sums[sample.name.removeprefix("ollama_probe_")] += sample.value
@@ -362,7 +363,7 @@ def test_whatever_a_server_sends_the_numbers_are_sound(
 
     assert sums["success"] == 1
     assert sums["decode_tokens_per_second"] == 200
-    command = [newest_release.promtool, "check", "metrics"]
+    command: list[str | Path] = [newest_release.promtool, "check", "metrics"]
     checked = subprocess.run(command, input=exposition, capture_output=True, check=False, timeout=60)
     complaints = (checked.stdout + checked.stderr).decode().splitlines()
     assert [line for line in complaints if not line.startswith(ALLOWED_COMPLAINT)] == []

@@ -129,13 +129,13 @@ class Planted:
 
     def targets(self, *authorizations: str) -> list[dict[str, Any]]:
         """Return a target for each way to fail and each of these ways to authorize: all of them unless told."""
-        common = {"models": ["llama3.1"], "headers": {"X-Key": "${HEADER}", "Cookie": COOKIE}}
-        found = []
+        found: list[dict[str, Any]] = []
+        common: dict[str, Any] = {"models": ["llama3.1"], "headers": {"X-Key": "${HEADER}", "Cookie": COOKIE}}
         for way in (*WAYS, "refused"):
             url = f"{self.url}/{way}" if way in WAYS else f"http://127.0.0.1:{free_port()}"
             found += [
                 {"name": f"{way} header", "url": url, **common}
-                | {"headers": {**common["headers"], "Authorization": AUTHORIZATION}},  # type: ignore[dict-item]
+                | {"headers": {**common["headers"], "Authorization": AUTHORIZATION}},
                 {"name": f"{way} url", "url": self.with_user_info(url), **common},
                 {"name": f"{way} token", "url": url, "bearer_token_file": "token", **common},
                 {"name": f"{way} basic", "url": url, **common}
@@ -311,7 +311,7 @@ class FaultyGpus(NoGpus):
 
 def _fail(message: str) -> None:
     try:
-        {}[TOKEN]
+        os.environ[TOKEN]
     except KeyError:
         raise IndexError(message)  # noqa: B904 - so that it has a context, and no cause
 

@@ -1,0 +1,128 @@
+"""Names as people and servers write them: told as they are, in every format, from the settings to the scrape."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Callable, Iterable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import programs
+from daemons import START_GUARD_SECONDS, Running, daemon
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from exporter.embedded.protocol import OllamaServer
+from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+
+NAMES = (
+    'quo"ted',
+    "back\\slash\\",
+    "back\\nslash and\nnewline\r\n",
+    '{brace="d"} 1',
+    "# HELP x",
+    "größe-模型-🦙",
+    "x" * 300,
+    "<b>bold</b> & co",
+    ",comma=,",
+    "a\tb\x00\x1bc",
+)
+FORMATS: dict[str, Callable[[str], Iterable[Metric]]] = {
+    "text/plain": parse_text,
+    "application/openmetrics-text": parse_openmetrics,
+}
+
+
+def model_of(name: str) -> str:
+    """Return the name of a model that is installed; without the tag it is not."""
+    return f"{name}:8b"
+
+
+async def told(running: Running, accept: str) -> str:
+    """Return an exposition, its lines ended as they were sent."""
+    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+        answer = await client.get(f"{running.url}/metrics", headers={"accept": accept})
+    assert answer.headers["content-type"].startswith(accept)
+    return answer.content.decode()
+
+
+async def verdicts(running: Running) -> set[tuple[str, str, float]]:
+    """Return target, model and whether its last probe was good."""
+    samples = [(name, dict(labels), value) for (name, labels), value in (await running.scrape()).items()]
+    return {(at["target"], at["model"], value) for name, at, value in samples if name == "ollama_probe_success"}
+
+
+class Words(HTMLParser):
+    """The text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.feed(page)
+
+    def handle_data(self, data: str) -> None:
+        """Keep it."""
+        self.text += data
+
+
+async def test_any_name_is_told_as_it_is(tmp_path: Path, newest_release: programs.Release) -> None:
+    """Targets, models and cards with quotes, newlines, braces, markup, beyond ASCII, 300 characters long.
+
+    Both parsers of prometheus_client read each label back as it was configured, of good probes and of failing ones;
+    promtool finds nothing in it; a log line is one line, and the page shows the names as text.
+    """
+    models = [ScriptedModel(model_of(name), tokens_per_second=5000, load_seconds=0.01) for name in NAMES]
+    async with OllamaServer(ScriptedEngine(models)) as server:
+        targets: list[dict[str, Any]] = [
+            {
+                "name": name,
+                "url": server.url,
+                "gpu": name,
+                "num_predict": 32,
+                "models": [model_of(name)],
+                "when_unloaded": "load",
+            }
+            for name in NAMES
+        ]
+        targets.append({"name": "missing", "url": server.url, "models": [*NAMES], "when_unloaded": "load"})
+        async with daemon(tmp_path, targets, max_concurrent_probes=2) as running:
+            wanted = {(name, model_of(name), 1.0) for name in NAMES} | {("missing", NAMES[0], 0.0)}
+            async with asyncio.timeout(START_GUARD_SECONDS):
+                while not wanted <= await verdicts(running):
+                    await asyncio.sleep(0.2)
+            expositions = {accept: await told(running, accept) for accept in FORMATS}
+            async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+                page = Words((await client.get(running.url)).text)
+            assert await running.end() == 0
+
+    for accept, parse in FORMATS.items():
+        samples = [sample for family in parse(expositions[accept]) for sample in family.samples]
+        measured = {
+            (sample.labels["target"], sample.labels["model"], sample.labels["gpu"])
+            for sample in samples
+            if sample.name == "ollama_probe_decode_tokens_per_second"
+        }
+        assert measured == {(name, model_of(name), name) for name in NAMES}
+        infos = {s.labels["model"]: s.labels["model_name"] for s in samples if s.name == "ollama_probe_model_info"}
+        assert infos == {model_of(name): model_of(name) for name in NAMES}
+        counted = {s.labels["model"] for s in samples if s.name == "ollama_probe_runs_total"}
+        assert counted == {*NAMES, *map(model_of, NAMES)}
+    command = [newest_release.promtool, "check", "metrics"]
+    checked = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        input=expositions["text/plain"],
+        encoding="utf-8",
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert [
+        line for line in (checked.stdout + checked.stderr).splitlines() if "ollama_probe_token_count" not in line
+    ] == []
+    assert all(line.startswith("ts=") for line in running.lines), "a name broke a log line"
+    assert all(name.split()[0] in page.text for name in NAMES)
