@@ -27,7 +27,7 @@ def matrix() -> table.Panel:
     )
     settings = {"columnField": "gpu", "rowField": "model", "valueField": "Value", "emptyValue": "null"}
     panel.transformations([d.DataTransformerConfig(id_val="groupingToMatrix", options=settings)])
-    panel.decimals(1).override_by_regexp(".*", p.properties(noValue="-"))
+    panel.decimals(1).override_by_regexp(".*", p.properties(noValue="-", custom__wrapHeaderText=True))
     return p.column(panel, "model\\gpu", "Model", custom__width=150)
 
 
@@ -37,22 +37,22 @@ def outliers() -> table.Panel:
     now = f"max by ({key}) ({q.DECODE})"
     rate = "decode_tokens_per_second"
     on_gpu, on_cpu = (f"max by ({key}) ({q.reading(rate, of)})" for of in ('gpu!="cpu"', 'gpu="cpu"'))
-    peers = (
-        f"(quantile by (model, gpu) (0.5, {on_gpu}) and count by (model, gpu) ({on_gpu}) > 1)",
-        f"quantile by (model) (0.5, {on_gpu})",
+    kinds = (
+        f"(quantile by (model, gpu) (0.75, {on_gpu}) and count by (model, gpu) ({on_gpu}) > 1)",
+        f"quantile by (model) (0.75, {on_gpu})",
     )
-    median = (
-        f"{on_gpu} * 0 + on (model, gpu) group_left () {peers[0]} or {on_cpu} * 0 + on (model) group_left () {peers[1]}"
+    peer = (
+        f"{on_gpu} * 0 + on (model, gpu) group_left () {kinds[0]} or {on_cpu} * 0 + on (model) group_left () {kinds[1]}"
     )
-    against = f"{now} / ({median}) - 1"
+    against = f"{now} / ({peer}) - 1"
     panel = p.rows(
         "Which one is sick: the same model across targets",
-        "The newest rate against the median of the same model on the same GPU product; what runs on the CPU is held "
-        "against all GPUs. Within 10 % is good; a lone outlier is sick: open its board. Needs a model on two targets "
-        "at least.",
-        ["model", "target", "gpu", "Value #rate", "Value #median", "Value #against"],
-        p.query(q.short(f"({now}) and ({median})"), name="rate", instant=True),
-        p.query(q.short(median), name="median", instant=True),
+        "The newest rate against its better peers: the upper quartile of the same model on the same GPU product, or on "
+        "all GPUs for what runs on the CPU. Within 10 % is good; a lone outlier is sick: open its board. Needs a model "
+        "on two targets at least.",
+        ["model", "target", "gpu", "Value #rate", "Value #peer", "Value #against"],
+        p.query(q.short(f"({now}) and ({peer})"), name="rate", instant=True),
+        p.query(q.short(peer), name="peer", instant=True),
         p.query(q.short(against), name="against", instant=True),
     ).no_value("No model is measured on two targets with the same GPU, so there are no peers to compare with")
     link = p.to_model_board("${__data.fields.Target}", "${__data.fields.Model}")
@@ -62,7 +62,7 @@ def outliers() -> table.Panel:
         panel, "gpu", "GPU", mappings=[p.words({"cpu": ("cpu", p.BAD)})], custom__cellOptions={"type": "color-text"}
     )
     p.column(panel, "Value #rate", "Tokens/s", decimals=1, custom__width=85)
-    p.column(panel, "Value #median", "Peers", decimals=1, custom__width=75)
+    p.column(panel, "Value #peer", "Peers", decimals=1, custom__width=75)
     levels = p.thresholds((None, p.BAD), (-0.25, p.WARN), (-0.1, "transparent")).build()
     colored = {"type": "color-background", "mode": "basic"}
     p.column(

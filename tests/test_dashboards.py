@@ -350,6 +350,7 @@ def test_the_fleet_finds_the_sick_one(week: Week) -> None:
     """What fell to the CPU is far below its peers, a warm card a little, and a card without peers is not judged."""
     against = by_pair(column(week, panel_of("ollama-throughput-fleet", "Which one is sick"), "against"))
     assert against["gpu-a", "llama3.1"] < -0.85
+    assert -0.2 < against["gpu-d", "llama3.1"] < -0.1
     assert against.keys() == {("gpu-a", "llama3.1"), ("gpu-b", "llama3.1"), ("gpu-d", "llama3.1")}
 
 
