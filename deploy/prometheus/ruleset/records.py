@@ -111,10 +111,10 @@ def windows(clock: Clock) -> Iterator[Rule]:
         f"{ratio}_recent",
         on_ladder(clock, lambda w: f"quantile_over_time(0.5, {ratio}[{duration(w)}])", steps.recent_window),
     )
-    marked = f'{STATE}:latest{{state="{CONTENDED}"}}'
+    shared = f'{STATE}:latest{{state=~"{CONTENDED}|{Cause.POWER_CAP}"}}'
     yield record(
-        f"{STATE}:recent_share",
-        on_ladder(clock, lambda w: f"avg_over_time({marked}[{duration(w)}])", steps.no_evidence_window),
+        f"{STATE}:long",
+        on_ladder(clock, lambda w: f"avg_over_time({shared}[{duration(w)}])", steps.no_evidence_window),
     )
 
 
@@ -141,17 +141,22 @@ def suspects(clock: Clock) -> Iterator[Rule]:
     """Every cause that holds now, with its rank as value, and the first of them.
 
     A state counts by how far it rose over the pair's own norm. The norm ends some hours ago, and a pair too young to
-    have one is taken at its word. A low clock is a cause of its own only where no power cap explains it.
+    have one is taken at its word. Contention and the power cap, which neighbours bring about, are judged over a long
+    window, or one neighbour would name the cause of a drop that is none of his. A low clock is a cause of its own
+    only where no power cap explains it.
     """
+    long = f'{STATE}:long{{state="{Cause.POWER_CAP}"}}'
     recent = f"last_over_time({STATE}:recent[{clock.window(steps.STATE_MEMORY)}])"
     yield record(f"{STATE}:rise", f"{recent} - {latest(f'{STATE}:norm', clock)}\nor {recent}")
     for cause, state in STATES.items():
         expr = f'{STATE}:rise{{state="{cause}"}} > {state.rise:g}'
+        if cause is Cause.POWER_CAP:
+            expr = f"({long} - {latest(f'{STATE}:norm', clock)} or {long}) > {state.rise:g}"
         if cause is Cause.CLOCK_LOW:
             capped = f'{STATE}:rise{{state="{Cause.POWER_CAP}"}} > {steps.CAP_EXPLAINS_CLOCK:g}'
             expr = f"{expr}\nunless on ({PAIR}) ({capped})"
         yield suspect(cause, expr)
-    yield suspect(Cause.CONTENDED, f"{STATE}:recent_share > 0.3")
+    yield suspect(Cause.CONTENDED, f'{STATE}:long{{state="{CONTENDED}"}} > {steps.CONTENDED_SHARE:g}')
     for cause in (Cause.WORKLOAD_CHANGED, Cause.VERSION_CHANGED, Cause.DIGEST_CHANGED, Cause.DRIVER_CHANGED):
         yield suspect(cause, latest("ollama_probe:identity:moved", clock, change=cause))
     yield suspect(Cause.NONE_VISIBLE, f"{RATE}:reference")
@@ -175,8 +180,8 @@ class Level:
 def levels(clock: Clock) -> tuple[Level, ...]:
     """The levels of a drop, the most urgent first. Each clears at a higher rate than it fires at.
 
-    Sudden: three slow runs where the GPU's state explains them, many where nothing does. The others are quantiles that
-    neighbours cannot move.
+    Sudden: three slow runs where the GPU's state explains them, many where nothing does. The others are quantiles
+    that neighbours cannot move.
     """
     ratio = f"{RATE}:ratio"
     evidence = "\nor ".join(
@@ -213,7 +218,7 @@ def drop(level: Level, clock: Clock) -> Rule:
     alert and begin another, and a page does not resolve because the probe began to fail: no reading, no all-clear. It
     ends with the pair.
     """
-    memory = duration(max(clock.scaled(steps.LATCH_MEMORY), 5 * clock.tick))
+    memory = duration(clock.latch_memory)
     hold = clock.window(steps.HOLD_WITHOUT_READINGS)
     return record(
         DROP,

@@ -63,6 +63,9 @@ OWN_MEMORY = 14 * DAY
 NORM_WINDOW, NORM_DELAY = 7 * DAY, 6 * HOUR
 """A GPU state counts where it exceeds its own median of a week, which ended six hours ago: a card that always
 throttles a little, or a model that always ran on the CPU, explains nothing of today."""
+CONTENDED_SHARE = 0.4
+"""Share of marked readings, over the window in which an unexplained drop is believed, that makes contention the
+cause."""
 CAP_EXPLAINS_CLOCK = 0.1
 """A low clock is no cause of its own where the power cap rose by this: a foreign program does both."""
 STATE_MEMORY = 6 * HOUR
@@ -135,6 +138,11 @@ class Clock:
         return duration(self.scaled(seconds))
 
     @property
+    def latch_memory(self) -> float:
+        """How far back a latch looks for itself, in seconds: over some missed evaluations at least."""
+        return max(self.scaled(LATCH_MEMORY), 5.5 * (self.sampling or self.tick))
+
+    @property
     def slow_memory(self) -> str:
         """How far back the fast rules look for a record of the slow ones.
 
@@ -177,8 +185,9 @@ def no_evidence_window(clock: Clock, step: Step) -> float:
 
 
 def no_evidence_needed(clock: Clock, step: Step) -> float:
-    """Seconds of that window that clean readings must fill: its covered share, and never less than three runs."""
-    return max(NO_EVIDENCE_COVERAGE * no_evidence_window(clock, step), 2.5 * step.high)
+    """Seconds of that window that clean readings must fill: a share of it, or nearly all where it holds few runs."""
+    window = no_evidence_window(clock, step)
+    return max(NO_EVIDENCE_COVERAGE * window, min(3.2 * step.high, 0.9 * window))
 
 
 def failing_window(clock: Clock, step: Step) -> float:
