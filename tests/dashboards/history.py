@@ -1,7 +1,4 @@
-"""A fleet's history as Prometheus would have scraped it: simulated probes, told by the product's own metrics.
-
-Run as a program it fills a folder for a Prometheus to be looked at: `python tests/history.py FOLDER [--healthy]`.
-"""
+"""A fleet's history as Prometheus would have scraped it: simulated probes, told by the product's own metrics."""
 
 from __future__ import annotations
 
