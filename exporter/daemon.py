@@ -59,12 +59,18 @@ async def import_late(module: str) -> ModuleType:
     return await imported
 
 
+def _by_name(settings: Settings) -> dict[str, TargetPlan]:
+    """Return the plans of all targets, made once: 200 of them take 20 ms."""
+    return {plan.name: plan for plan in settings.plans()}
+
+
 class Daemon:
     """The exporter at work. `load` reads the settings, at the start and at each reload (SIGHUP)."""
 
     def __init__(self, load: Callable[[], Settings], registry: CollectorRegistry) -> None:
         self._load = load
         self.settings = load()
+        self._plans = _by_name(self.settings)
         self.metrics = ProbeMetrics(registry)
         self._targets: dict[str, Target] = {}
         self._gpus: Gpus | None = None
@@ -96,6 +102,8 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         work: asyncio.Task[None] | None = None
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        for plan in self._plans.values():  # known before LangChain is: their series stand from the first scrape on
+            self._announce(plan)
         try:
             urls = await self._web.start()
             log.info("listening", extra={"fields": {"version": __version__, "addresses": " ".join(urls)}})
@@ -109,9 +117,6 @@ class Daemon:
             await self._shut_down(work)
 
     async def _work(self) -> None:
-        for plan in self.settings.plans():  # known before LangChain is: their series stand from the first scrape on
-            self._announce(plan)
-            await asyncio.sleep(0)  # a thousand pairs take a quarter of a second: scrapes come in between
         target_module = await import_late("exporter.target")
         self._gpus = await open_gpus(log)
         self.metrics.set_cards(self._gpus.cards())
@@ -142,12 +147,13 @@ class Daemon:
         ):
             log.warning("web, log and max_concurrent_probes change at a restart only")
         self.settings = settings
+        self._plans = _by_name(settings)
         log.info("settings reloaded")
 
     async def _follow_settings(self, target_module: ModuleType) -> None:
         """Stop targets that have left or changed, and start the new ones. What did not change goes on untouched."""
         assert self._gpus is not None  # noqa: S101 - opened before
-        wanted = {plan.name: plan for plan in self.settings.plans()}
+        wanted = self._plans
         for name, target in list(self._targets.items()):
             if wanted.get(name) != target.plan:
                 await self._end_target(name, keep=name in wanted)
@@ -162,7 +168,7 @@ class Daemon:
         target = self._targets.pop(name)
         await target.stop_checking()
         if keep:  # under new settings: the counters of the pairs that stay go on
-            plan = next(plan for plan in self.settings.plans() if plan.name == name)
+            plan = self._plans[name]
             staying = set() if isinstance(plan.models, str) else {plan.pair(model) for model in plan.models}
             await self._drop(pair for pair in target.models if pair not in staying)
             await self._unschedule(target.models)
@@ -191,7 +197,7 @@ class Daemon:
         new = [pair for pair in models if pair not in target.models]
         starting = not target.models
         target.models = models
-        place = list(self._targets).index(target.plan.name) / max(len(self.settings.plans()), 1)
+        place = list(self._targets).index(target.plan.name) / max(len(self._plans), 1)
         for index, pair in enumerate(new):
             plan = models[pair]
             self.metrics.add_pair(pair, plan)
