@@ -20,11 +20,11 @@ from exporter.errors import SettingsError
 from exporter.gpu import Gpus, open_gpus
 from exporter.metrics import ProbeMetrics
 from exporter.plan import ModelPlan, Pair, TargetPlan
-from exporter.schedule import Schedule
 from exporter.settings import Settings
 from exporter.web import WebServer
 
-if TYPE_CHECKING:  # importing it at run time imports LangChain
+if TYPE_CHECKING:  # imported once the program listens: APScheduler, and behind the target LangChain, take their time
+    from exporter.schedule import Schedule
     from exporter.target import Target
 
 FIRST_PROBES_SECONDS = 5.0
@@ -120,7 +120,8 @@ class Daemon:
         target_module = await import_late("exporter.target")
         self._gpus = await open_gpus(log)
         self.metrics.set_cards(self._gpus.cards())
-        self._schedule = Schedule(self._probe, self.metrics.skipped, self.settings.max_concurrent_probes)
+        scheduling = await import_late("exporter.schedule")
+        self._schedule = scheduling.Schedule(self._probe, self.metrics.skipped, self.settings.max_concurrent_probes)
         self._schedule.start()
         while True:
             await self._follow_settings(target_module)

@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import median
 
 from probing import model_plan, workload
@@ -53,6 +55,17 @@ def _serve(control: Connection, models: Sequence[ScriptedModel], num_parallel: i
             await asyncio.to_thread(control.recv)
 
     asyncio.run(main())
+
+
+def resident_mb(process: int | str = "self") -> float:
+    """Return a process's resident memory."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def cpu_seconds(process: int | str = "self") -> float:
+    """Return the CPU time that a process has taken."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def title(text: str) -> None:

@@ -17,11 +17,12 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from statistics import median
 
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benching import line, model, title
+from benching import cpu_seconds, line, model, title
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scenes import Scene, SceneKind
@@ -70,11 +71,11 @@ async def answered(port: int) -> None:
             await asyncio.sleep(0.005)
 
 
-async def start(folder: Path) -> float:
-    """Return the seconds from the start of the process to its first answer; no Ollama is there."""
-    async with daemon(folder, "http://127.0.0.1:9") as (_, port, began):
+async def start(folder: Path) -> tuple[float, float]:
+    """Return the seconds from the start of the process to its first answer, and its CPU seconds until then."""
+    async with daemon(folder, "http://127.0.0.1:9") as (process, port, began):
         await answered(port)
-        return time.perf_counter() - began
+        return time.perf_counter() - began, cpu_seconds(process.pid)
 
 
 async def end(folder: Path, scene: SceneKind | None) -> tuple[float, float, int]:
@@ -108,7 +109,8 @@ async def main(runs: int) -> None:
         folder = Path(name)
         await start(folder)
         title(f"From the start of the process to its first answer, median of {runs}")
-        line("/metrics answered", [await start(folder) for _ in range(runs)], " s", 1)
+        seconds, cpu = zip(*[await start(folder) for _ in range(runs)], strict=True)
+        line("/metrics answered", seconds, " s", 1, f"{median(cpu):.2f} s of CPU")
         title("From SIGTERM, with a probe in flight")
         for state, scene in STATES.items():
             found = [await end(folder, scene) for _ in range(runs)]

@@ -23,11 +23,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import psutil
 from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benching import line, model, plan, server, title
+from benching import line, model, plan, resident_mb, server, title
 from daemons import daemon
 from probing import probing
 from readings import FULL, PLAN
@@ -44,11 +43,6 @@ SIMULATED_PAIRS = 20
 SIMULATED_INTERVAL = 300.0
 HOUR = 3600.0
 PROBED_SECONDS = 240
-
-
-def resident(process: int | None = None) -> float:
-    """Return a process's resident memory in MB."""
-    return float(psutil.Process(process).memory_info().rss) / 1e6
 
 
 def in_process(work: Callable[..., None], *arguments: object) -> Any:
@@ -79,7 +73,7 @@ async def daemon_resident(targets: int, models: int) -> float:
             while time.monotonic() < until and (await running.value("successes_total") or 0) < 2 * wanted:
                 await asyncio.sleep(max(1, wanted // 100))
             probed = await running.value("successes_total")
-            found = resident(running.process.pid)
+            found = resident_mb(running.process.pid)
             await running.end()
     print(f"    {probed or 0:.0f} probes of {wanted} pairs")
     return found
@@ -120,7 +114,7 @@ def simulate(answer: Connection) -> None:
                 await asyncio.sleep(60)
                 render(metrics.registry, Format.TEXT, frozenset())
             gc.collect()
-            hours.append((resident(), len(gc.get_objects())))
+            hours.append((resident_mb(), len(gc.get_objects())))
         await schedule.stop()
 
     run_simulated(day)
@@ -140,7 +134,7 @@ def probe_on(answer: Connection, url: str, count: int) -> None:
                 for _ in range(number):
                     await asyncio.gather(*(prober.probe(plan(16)) for prober in probers))
                 gc.collect()
-                found.append(resident())
+                found.append(resident_mb())
 
             await one_after_another(count // 8 // 5)
             await one_after_another(count // 8 * 4 // 5)

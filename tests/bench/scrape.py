@@ -1,8 +1,9 @@
 """How long a scrape takes, and how much it holds up the event loop that probes are timed on.
 
-A server process tells 1,000 series and reads 20 token streams the while; 50 clients in this process each scrape it once
-a second over a kept connection, as Prometheus does. Run `python tests/bench/scrape.py [seconds] [pairs]`; 1,000 pairs
-are the 200 targets x 5 models of a large installation.
+A server process tells 1,000 series and probes 20 targets the while, again and again; 50 clients in this process each
+scrape it once a second over a kept connection, as Prometheus does. The scripted Ollama is a third process.
+Run `python tests/bench/scrape.py [seconds] [pairs]`; 1,000 pairs are the 200 targets x 5 models of a large
+installation.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import json
 import multiprocessing
 import random
 import statistics
@@ -21,20 +21,23 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import aiohttp
-import httpx
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benching import line, model, plan, server, title
+from probing import probing
 from readings import FULL, PLAN
 
 from exporter.metrics import ProbeMetrics
 from exporter.plan import Pair
+from exporter.probe import Prober
 from exporter.web import WebServer
 
 CLIENTS = 50
 STREAMS = 20
 TOKENS_PER_SECOND = 50
+STREAMED_TOKENS = 250
+BAR_MS = 20
 ACCEPT = {
     "text": {"accept": "text/plain", "accept-encoding": "identity"},
     "text, gzip": {"accept": "text/plain", "accept-encoding": "gzip"},
@@ -42,13 +45,10 @@ ACCEPT = {
 }
 
 
-async def read_stream(url: str) -> None:
-    """Read a token stream as a probe does, without LangChain."""
-    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
-        while True:
-            async with client.stream("GET", url) as response:
-                async for line in response.aiter_lines():
-                    json.loads(line)
+async def probe_on(prober: Prober) -> None:
+    """Probe for ever."""
+    while True:
+        await prober.probe(plan(STREAMED_TOKENS))
 
 
 async def note_lag(lags: list[float]) -> None:
@@ -59,7 +59,7 @@ async def note_lag(lags: list[float]) -> None:
         lags.append(time.perf_counter() - before - 0.002)
 
 
-def serve(control: Connection, stream_url: str, pairs: int) -> None:
+def serve(control: Connection, ollama_url: str, pairs: int) -> None:
     """Run the measured process: it sends its URL; then for each message the loop's lags and the CPU seconds since."""
 
     async def main() -> None:
@@ -70,29 +70,21 @@ def serve(control: Connection, stream_url: str, pairs: int) -> None:
             metrics.succeeded(pair, FULL, 6.5)
         [url] = await WebServer(metrics, addresses=[("127.0.0.1", 0)], ready=lambda: True).start()
         lags: list[float] = []
-        tasks = [asyncio.create_task(read_stream(stream_url)) for _ in range(STREAMS)]
-        tasks.append(asyncio.create_task(note_lag(lags)))
-        control.send(url)
-        since = time.process_time()
-        while await asyncio.to_thread(control.recv):
-            control.send((lags.copy(), time.process_time() - since))
-            lags.clear()
+        async with contextlib.AsyncExitStack() as stack:
+            probers = [await stack.enter_async_context(probing(ollama_url)) for _ in range(STREAMS)]
+            tasks = [asyncio.create_task(probe_on(prober)) for prober in probers]
+            tasks.append(asyncio.create_task(note_lag(lags)))
+            control.send(url)
             since = time.process_time()
-        for task in tasks:
-            task.cancel()
+            while await asyncio.to_thread(control.recv):
+                control.send((lags.copy(), time.process_time() - since))
+                lags.clear()
+                since = time.process_time()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(main())
-
-
-async def stream(request: web.Request) -> web.StreamResponse:
-    """Send tokens as Ollama would."""
-    response = web.StreamResponse()
-    await response.prepare(request)
-    with contextlib.suppress(ConnectionResetError):
-        for number in itertools.count():
-            await response.write(json.dumps({"response": f" {number}", "done": False}).encode() + b"\n")
-            await asyncio.sleep(1 / TOKENS_PER_SECOND)
-    return response
 
 
 async def scrape(session: aiohttp.ClientSession, url: str, headers: dict[str, str], until: float) -> list[float]:
@@ -120,15 +112,10 @@ async def ask(control: Connection) -> tuple[list[float], float]:
     return answer
 
 
-async def main(seconds: float, pairs: int) -> None:
+async def main(ollama_url: str, seconds: float, pairs: int) -> None:
     """Print the figures."""
-    app = web.Application()
-    app.router.add_get("/", stream)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
     control, theirs = multiprocessing.Pipe()
-    arguments = (theirs, f"http://127.0.0.1:{runner.addresses[0][1]}/", pairs)
+    arguments = (theirs, ollama_url, pairs)
     process = multiprocessing.get_context("spawn").Process(target=serve, args=arguments)
     process.start()
     url = f"{await asyncio.to_thread(control.recv)}/metrics"
@@ -137,7 +124,7 @@ async def main(seconds: float, pairs: int) -> None:
         async with session.get(url, headers=ACCEPT["text"]) as response:
             lines = (await response.text()).splitlines()
         series = sum(not line.startswith("#") for line in lines)
-        print(f"{series} series, {CLIENTS} clients once a second, {STREAMS} streams of {TOKENS_PER_SECOND} tokens/s")
+        title(f"{series} series, {CLIENTS} clients once a second, {STREAMS} probes at {TOKENS_PER_SECOND} tokens/s")
         await ask(control)
         await asyncio.sleep(seconds)
         lags, idle = await ask(control)
@@ -148,12 +135,13 @@ async def main(seconds: float, pairs: int) -> None:
             scrapes = [*itertools.chain(*took)]
             lags, busy = await ask(control)
             cpu = (busy - idle / seconds * (time.perf_counter() - start)) / len(scrapes)
+            p99 = statistics.quantiles(scrapes, n=100)[98] * 1000
+            line(f"p99 of /metrics as {name}", [p99], " ms", BAR_MS)
             print(f"{f'/metrics as {name}':32}{percentiles(scrapes)}   CPU of one {cpu * 1000:.2f} ms")
             print(f"{'event loop late the while':32}{percentiles(lags)}")
     control.send("")
     process.join(5)
     process.kill()
-    await runner.cleanup()
 
 
 if __name__ == "__main__":
@@ -161,4 +149,5 @@ if __name__ == "__main__":
     parser.add_argument("seconds", nargs="?", type=float, default=10)
     parser.add_argument("pairs", nargs="?", type=int, default=13)
     arguments = parser.parse_args()
-    asyncio.run(main(arguments.seconds, arguments.pairs))
+    with server([model(TOKENS_PER_SECOND)], num_parallel=STREAMS) as ollama_url:
+        asyncio.run(main(ollama_url, arguments.seconds, arguments.pairs))
