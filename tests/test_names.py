@@ -112,8 +112,9 @@ async def test_any_name_is_told_as_it_is(tmp_path: Path, newest_release: program
         counted = {s.labels["model"] for s in samples if s.name == "ollama_probe_runs_total"}
         assert counted == {*NAMES, *map(model_of, NAMES)}
     command = [newest_release.promtool, "check", "metrics"]
+    run: Any = subprocess.run
     checked = await asyncio.to_thread(
-        subprocess.run,
+        run,
         command,
         input=expositions["text/plain"],
         encoding="utf-8",
