@@ -161,24 +161,24 @@ def outages(texts: Texts) -> Iterator[Rule]:
         "The exporter has asked it for its version every minute, and got no answer within 5 seconds.",
         wait=300,
     )
+    known = f"last_over_time(ollama_probe_build_info[{texts.clock.window(21600)}])"
+    down = f"max by (job, instance) (up) == 0 and on (job, instance) {known}"
     day = texts.clock.window(86400)
     up = "count by (job) (ollama_probe_build_info)"
     ran = f"max by ({PAIR}) (ollama_probe_last_run_timestamp_seconds offset {day})"
     yield texts.alert(
         "OllamaProbeSeriesMissing",
         "warning",
-        f"({ran} unless on ({PAIR}) ollama_probe_interval_seconds)\nand on (job) {up}",
+        f"({ran} unless on ({PAIR}) ollama_probe_interval_seconds)\nand on (job) {up}\nunless on (job) ({down})",
         f"{WHO} is no longer probed",
-        "It was a day ago, and the exporter is up. If it was taken out of the configuration on purpose, this ends by "
-        "itself a day later.",
+        "It was a day ago, and the exporters of its job are up. If it was taken out of the configuration on purpose, "
+        "this ends by itself a day later.",
         wait=900,
     )
-    known = f"last_over_time(ollama_probe_build_info[{texts.clock.window(21600)}])"
     yield texts.alert(
         "OllamaProbeExporterDown",
         "warning",
-        f"max by (job, instance) (up) == 0 and on (job, instance) {known}\n"
-        f"or (max by (job) ({known}) unless on (job) up)",
+        f"{down}\nor (max by (job) ({known}) unless on (job) up)",
         "The exporter {{ $labels.job }} {{ $labels.instance }} cannot be scraped",
         "Nothing of its models is known until it returns. Throughput alerts that fire are held for six hours.",
         wait=600,

@@ -129,7 +129,7 @@ def neighbours(source: random.Random, days: float, habits: Neighbours) -> list[N
 
 def shown(run: Run, event: Event, source: random.Random) -> Run:
     """A run as the event lets it look, its rate aside."""
-    share, clock = source.uniform(0.55, 1.0), CLOCK_MAX * (1 - event.size)
+    share, clock = source.uniform(0.55, 1.0), (run.clock or CLOCK_MAX) * (1 - event.size)
 
     def throttled(reason: str, how_much: float = share, clock: float | None = clock) -> Run:
         return replace(run, throttled=run.throttled | {reason: how_much}, clock=clock)

@@ -157,9 +157,9 @@ def benign(results: Sequence[Result]) -> None:
         print(f"  benign changes, {len(results)} series: {name} {count}")
 
 
-def main() -> None:
-    """Print the report of a results file."""
-    results = [json.loads(line) for path in sys.argv[1:] for line in Path(path).read_text().splitlines()]
+def tell(files: Sequence[Path]) -> None:
+    """Print the report of results files."""
+    results = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     groups: dict[tuple[int, str, str], list[Result]] = defaultdict(list)
     for result in results:
         groups[result["interval"], result["neighbours"], result["kind"]].append(result)
@@ -170,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell([Path(name) for name in sys.argv[1:]])

@@ -1,9 +1,9 @@
-"""The drop benchmark: `python tests/bench/alerts/run.py quiet=20 events=1 --interval 900 --results results.jsonl`.
+"""The drop benchmark: `python tests/bench/alerts/run.py quiet=200 events=2 --interval 900 --results results.jsonl`.
 
 Each scenario is asked for with a number: of series for `quiet` (months in which nothing happens) and `benign` (a
-change that nobody should be told of), of rounds over all causes and sizes for `events` (on the tenth day of sixteen)
+change that nobody should be told of), of rounds over all causes and sizes for `events` (on the tenth day of fourteen)
 and `lasting` (for over thirty days). What each series came to is appended to the results file, one line each, so that
-a long run can be stopped and continued later; `report.py` reads that file.
+a long run can be stopped and continued later; the report is that of the whole file, and `report.py` prints it again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from histories import BENIGN, LONG, USUAL, Event, Pair, exposition, history
 from programs import Release, releases
 from replay import Database, Firing, Grid, Replay, firing
+from report import tell
 from ruleset import steps
 
 START = 1_700_006_400 - 1_700_006_400 % 86400
@@ -152,26 +153,29 @@ def results(pairs: Sequence[Pair], interval: int, folder: Path, release: Release
 def main() -> None:
     """Run the scenarios asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("scenarios", nargs="+", help="quiet=N, benign=N, events=N, lasting=N")
+    parser.add_argument("scenarios", nargs="*", default=["quiet=20", "events=1"], help="default: quiet=20 events=1")
     parser.add_argument("--interval", type=int, default=900, help="seconds between two probes of a pair")
     parser.add_argument("--neighbours", choices=("usual", "long"), default="usual")
     parser.add_argument("--first", type=int, default=0, help="number of the first seed, to continue")
     parser.add_argument("--batch", type=int, default=16, help="series in one database at a time")
-    parser.add_argument("--results", type=Path, required=True, help="the file that is appended to")
+    parser.add_argument("--results", type=Path, help="the file that is appended to (default: none is kept)")
     chosen = parser.parse_args()
     if not releases():
         parser.error(
             "no Prometheus: `make programs` fetches it on Debian; elsewhere put prometheus and promtool on PATH"
         )
-    for asked in chosen.scenarios:
-        kind, _, number = asked.partition("=")
-        source = scenario(kind, int(number), chosen.interval, chosen.neighbours, chosen.first)
-        while pairs := list(islice(source, chosen.batch)):
-            began = time.monotonic()
-            with tempfile.TemporaryDirectory(prefix="alerts-") as folder, chosen.results.open("a") as file:
-                for result in results(pairs, chosen.interval, Path(folder) / "db", releases()[-1]):
-                    file.write(json.dumps({"kind": kind, "neighbours": chosen.neighbours} | result) + "\n")
-            print(f"{kind}: {len(pairs)} series in {time.monotonic() - began:.0f} s", flush=True)
+    with tempfile.TemporaryDirectory(prefix="alerts-") as folder:
+        kept = chosen.results or Path(folder) / "results.jsonl"
+        for asked in chosen.scenarios:
+            kind, _, number = asked.partition("=")
+            source = scenario(kind, int(number), chosen.interval, chosen.neighbours, chosen.first)
+            while pairs := list(islice(source, chosen.batch)):
+                began = time.monotonic()
+                with tempfile.TemporaryDirectory(dir=folder) as place, kept.open("a") as file:
+                    for result in results(pairs, chosen.interval, Path(place) / "db", releases()[-1]):
+                        file.write(json.dumps({"kind": kind, "neighbours": chosen.neighbours} | result) + "\n")
+                print(f"{kind}: {len(pairs)} series in {time.monotonic() - began:.0f} s", flush=True)
+        tell([kept])
 
 
 if __name__ == "__main__":
