@@ -118,6 +118,47 @@ def test_windows_follow_the_interval() -> None:
     assert [low for low, _ in bounds] == ["", *(high for _, high in bounds[:-1])]
 
 
+def test_a_demonstration_sees_drops_and_recovery(newest_release: Release, tmp_path: Path) -> None:
+    """At a probe every 2 s a fall to the CPU pages within 6 s, an unexplained drop within 31 s; both clear in 40 s."""
+    generate("--step=2", f"--output={tmp_path / 'rules.yml'}")
+    readings = {
+        ("fell", "A"): "100x9 stale _x40 100x69",
+        ("fell", "cpu"): "_x10 5x40 stale",
+        ("slow", "A"): "100x9 30x40 100x70",
+    }
+    series = [
+        {"series": f'ollama_probe_{name}{{job="j",instance="i",target="t",model="{model}"}}', "values": f"{value}x120"}
+        for model in ("fell", "slow")
+        for name, value in (("interval_seconds", 2), ("expected_decode_tokens_per_second", 100))
+    ] + [
+        {
+            "series": "ollama_probe_decode_tokens_per_second"
+            f'{{job="j",instance="i",target="t",model="{model}",gpu="{gpu}"}}',
+            "values": values,
+        }
+        for (model, gpu), values in readings.items()
+    ]
+    active = 'count by (model, cause) (ALERTS{alertname="OllamaProbeThroughputDropped", alertstate="firing"})'
+    fell, slow = (
+        {"labels": f'{{cause="{c}", model="{m}"}}', "value": 1} for m, c in (("fell", "cpu"), ("slow", "none_visible"))
+    )
+    expected: dict[int, list[dict[str, Any]]] = {
+        11: [],
+        16: [fell],
+        35: [fell],
+        41: [fell, slow],
+        51: [fell, slow],
+        91: [],
+    }
+    checks = [{"expr": active, "eval_time": f"{at}s", "exp_samples": found} for at, found in expected.items()]
+    case = tmp_path / "case.yml"
+    test = {"interval": "1s", "input_series": series, "promql_expr_test": checks}
+    order = ["ollama-probe-readings", "ollama-probe-baselines", "ollama-probe-alerts"]
+    head = {"rule_files": ["rules.yml"], "evaluation_interval": "1s", "group_eval_order": order}
+    case.write_text(json.dumps(head | {"tests": [test]}))
+    accept(newest_release.promtool, "test", "rules", case)
+
+
 @pytest.mark.parametrize("text", ["0", "-5"])
 def test_a_demonstration_needs_a_positive_interval(text: str) -> None:
     """Anything else is refused with what to write instead."""
