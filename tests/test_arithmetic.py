@@ -151,6 +151,16 @@ def objects(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any
     )
 
 
+def spoilt(good: dict[str, Any], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return a strategy for a good object with a few of its fields made another, in any order."""
+
+    def spoil(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+        bad = st.fixed_dictionaries({name: fields[name] for name in names})
+        return bad.flatmap(lambda drawn: st.permutations(list({**good, **drawn}.items())).map(dict))
+
+    return st.lists(st.sampled_from(sorted(fields)), max_size=2, unique=True).flatmap(spoil)
+
+
 MODEL = {
     "name": mostly("llama3.1:latest"),
     "digest": mostly("46e0c10c039e"),
@@ -167,23 +177,21 @@ LOADED = {
     "expires_at": TIMES | VALUES,
 }
 CHUNK = {"model": mostly("llama3.1"), "created_at": TIMES, "response": mostly(" word"), "done": mostly(good=False)}
-SPELT = (0, 10**6, 10**7, 10**8, 3 * 10**8)
-DURATION = st.sampled_from(SPELT) | st.sampled_from(SPELT) | NUMBERS
+DURATION = st.sampled_from([-1, 0, 1, 10**6, 10**8, 3 * 10**8, 10**15 + 1]) | NUMBERS
 FINAL = {
-    "model": mostly("llama3.1"),
     "created_at": TIMES,
-    "response": mostly(""),
-    "done": mostly(good=True),
-    "done_reason": mostly("length"),
-    "context": mostly([1, 2, 3]),
+    "response": TEXTS,
+    "done": VALUES,
+    "done_reason": VALUES,
+    "context": VALUES,
     "total_duration": DURATION,
     "load_duration": DURATION,
-    "prompt_eval_count": mostly(46),
+    "prompt_eval_count": NUMBERS,
     "prompt_eval_duration": DURATION,
-    "eval_count": mostly(32) | NUMBERS,
+    "eval_count": NUMBERS,
     "eval_duration": DURATION,
-    "thinking": mostly(""),
-    "error": mostly(""),
+    "thinking": VALUES,
+    "error": VALUES,
 }
 GOOD_CHUNK = {"model": "llama3.1", "created_at": "2026-01-01T00:00:00Z", "response": " word", "done": False}
 GOOD_FINAL = {
@@ -191,6 +199,10 @@ GOOD_FINAL = {
     "response": "",
     "done": True,
     "done_reason": "length",
+    "total_duration": 13 * 10**7,
+    "load_duration": 10**7,
+    "prompt_eval_count": 46,
+    "prompt_eval_duration": 10**7,
     "eval_count": 20,
     "eval_duration": 10**8,
 }
@@ -206,10 +218,10 @@ LINES = st.one_of(
 )
 STREAMS = st.builds(
     lambda first, lines, last, more: b"".join([written(GOOD_CHUNK) * first, *lines, *last, *more]),
-    st.sampled_from([0, 15, 16, 20, 200]),
-    st.lists(LINES, max_size=3),
-    st.lists(st.just(written(GOOD_FINAL)) | objects(**FINAL).map(written), min_size=1, max_size=2) | st.just([]),
-    st.lists(LINES, max_size=1),
+    st.sampled_from([20, 0, 15, 16, 200]),
+    st.just([]) | st.lists(LINES, max_size=3),
+    st.lists(spoilt(GOOD_FINAL, **FINAL).map(written), min_size=1, max_size=2) | st.just([]),
+    st.just([]) | st.lists(LINES, max_size=1),
 )
 HEADERS = st.lists(
     st.sampled_from(
@@ -259,11 +271,12 @@ def model_lists(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
     return objects(models=st.lists(objects(**fields), min_size=1, max_size=2) | VALUES).map(written)
 
 
+LOADED_BODY = b'{"models":[{"name":"llama3.1:latest","size":1,"size_vram":1,"context_length":4096}]}'
 ANSWERS = st.fixed_dictionaries(
     {
         "/api/version": mostly(Sent(body=b'{"version":"0.33.0"}'), sent(objects(version=TEXTS).map(written))),
-        "/api/tags": sent(model_lists(**MODEL)),
-        "/api/ps": sent(model_lists(**LOADED)),
+        "/api/tags": mostly(Sent(body=b'{"models":[]}'), sent(model_lists(**MODEL))),
+        "/api/ps": mostly(Sent(body=LOADED_BODY), sent(model_lists(**LOADED))),
         "/api/generate": sent(STREAMS, may_hold=True),
     }
 )
@@ -271,11 +284,10 @@ ANSWERS = st.fixed_dictionaries(
 
 def generating(body: bytes, **changes: Any) -> dict[str, Sent]:
     """Return the answers of a sound server whose stream is given."""
-    loaded = b'{"models":[{"name":"llama3.1:latest","size":1,"size_vram":1,"context_length":4096}]}'
     return {
         "/api/version": Sent(body=b'{"version":"0.33.0"}'),
         "/api/tags": Sent(body=b'{"models":[]}'),
-        "/api/ps": Sent(body=loaded),
+        "/api/ps": Sent(body=LOADED_BODY),
         "/api/generate": Sent(body=body, **{"framing": "chunked", **changes}),
     }
 
@@ -346,6 +358,8 @@ def test_whatever_a_server_sends_the_numbers_are_sound(
         @example(generating(b"[" * 100_000 + b"\n"))
         @example(generating(written(GOOD_CHUNK) * 20 + b'{"eval_count":' + b"9" * 5000 + b"}\n"))
         @example(generating(written(GOOD_CHUNK) * 20 + written({**GOOD_FINAL, "eval_duration": math.nan})))
+        @example(generating(written(GOOD_CHUNK) * 20 + written({**GOOD_FINAL, "eval_duration": -(10**8)})))
+        @example(generating(written(GOOD_CHUNK) * 20 + written({**GOOD_FINAL, "load_duration": -(10**8)})))
         @example(generating(written(GOOD_CHUNK) * 20, framing="close"))
         @example(generating(b"", status=b"500 Oh", headers=(b"Content-Type: text/plain; charset=hex",)))
         @given(ANSWERS)

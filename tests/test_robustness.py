@@ -248,18 +248,18 @@ async def test_a_large_installation_starts_staggered_and_every_scrape_is_whole(t
     pairs = {(f"gpu-{target}", f"m{model}") for target in range(TARGETS) for model in range(MODELS)}
     runs: dict[tuple[str, str], float] = {}
     scrapes = 0
-    async with OllamaServer(ScriptedEngine(models)) as server:
+    async with OllamaServer(ScriptedEngine(models, num_parallel=TARGETS)) as server:
         targets = [
             {"name": f"gpu-{number}", "url": server.url, "models": [model.name for model in models]}
             for number in range(TARGETS)
         ]
         probe = {"num_predict": 16, "when_unloaded": "load"}
         async with (
-            daemon(tmp_path, targets, interval="1h", probe=probe) as running,
+            daemon(tmp_path, targets, interval="1h", probe=probe, max_concurrent_probes=TARGETS) as running,
             httpx.AsyncClient(base_url=running.url, trust_env=False, timeout=30) as client,
             asyncio.timeout(START_GUARD_SECONDS),
         ):
-            while sum(runs.values()) < TARGETS / 10:
+            while sum(runs.values()) < TARGETS / 4:
                 answer = await client.get("/metrics", headers={"accept": "application/openmetrics-text"})
                 assert answer.status_code == 200
                 assert answer.text.endswith("# EOF\n")
@@ -269,7 +269,6 @@ async def test_a_large_installation_starts_staggered_and_every_scrape_is_whole(t
                 assert runs.keys() == pairs
                 scrapes += 1
                 await asyncio.sleep(0.2)
-            assert (await client.get("/-/ready")).status_code == 200
             assert await running.end() == 0
 
     assert scrapes > 3
