@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,16 @@ def test_bad_settings_end_each_command_with_1(
     [line] = said.err.splitlines()
     assert line.startswith(f"{config_file}: interval: ")
     assert "30s" in line
+
+
+def test_without_a_command_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """It begins to listen; here that fails, as somebody else does already."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert cli.main(["--url", "http://127.0.0.1:9", "--web.listen-address", address]) == 1
+
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"web.listen_address: cannot listen on {address}: ")
 
 
 def test_check_config_accepts_good_settings(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
