@@ -123,7 +123,7 @@ class Daemon:
         self.metrics.set_cards(self._gpus.cards())
         scheduling = await import_late("exporter.schedule")
         gc.collect()
-        gc.freeze()  # what was imported is 120,000 objects: to go through them stops a probe's clock, and delays the end
+        gc.freeze()  # what was imported is 120,000 objects: to go through them stops a probe's clock and delays the end
         self._schedule = scheduling.Schedule(self._probe, self.metrics.skipped, self.settings.max_concurrent_probes)
         self._schedule.start()
         while True:
