@@ -103,9 +103,9 @@ def windows(clock: Clock) -> Iterator[Rule]:
     """
     ratio, best = f"{RATE}:ratio", "max_over_time"
     states, fast = covered("avg_over_time", f"{STATE}:latest", clock), covered(best, ratio, clock)
-    three_runs, believed = (steps.fast_window, steps.fast_needed), (steps.no_evidence_window, steps.no_evidence_needed)
-    yield record(f"{STATE}:recent", on_ladder(clock, states, *three_runs))
-    yield record(f"{ratio}_best_recent", on_ladder(clock, fast, *three_runs))
+    believed = (steps.no_evidence_window, steps.no_evidence_needed)
+    yield record(f"{STATE}:recent", on_ladder(clock, states, steps.fast_window, steps.fast_needed))
+    yield record(f"{ratio}_best_recent", on_ladder(clock, fast, steps.fast_window, steps.fast_whole))
     yield record(f"{ratio}_best_long", on_ladder(clock, fast, *believed))
     yield record(
         f"{ratio}_recent",

@@ -32,7 +32,7 @@ NO_EVIDENCE_COVERAGE = 0.6
 while marked neighbours come and go (0.9 found two of three within four hours); lower takes the unmarked for a drop."""
 
 FAST_COVERAGE = 0.8
-"""Share of the last three runs' window with readings: less, and the best of them is one chance reading."""
+"""Share of the last three runs' window in which a state must be known: less, and its mean is one chance reading."""
 
 SUDDEN_FIRES, SUDDEN_CLEARS = 0.65, 0.80
 """Best reading of the window against the reference; then the median of the last hour. Lowering the first to 0.5
@@ -171,8 +171,16 @@ def fast_window(clock: Clock, step: Step) -> float:
 
 
 def fast_needed(clock: Clock, step: Step) -> float:
-    """Seconds of that window that readings must fill."""
+    """Seconds of that window that states must fill."""
     return FAST_COVERAGE * fast_window(clock, step)
+
+
+def fast_whole(clock: Clock, step: Step) -> float:
+    """Seconds of that window that clean readings must fill: all, or two runs beside a marked one pass for three.
+
+    A missed scrape leaves no gap in a record, a failed or marked run does: the count of three begins anew after it.
+    """
+    return fast_window(clock, step) - 0.5 * clock.tick
 
 
 def recent_window(clock: Clock, step: Step) -> float:
