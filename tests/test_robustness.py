@@ -275,3 +275,17 @@ async def test_a_large_installation_starts_staggered_and_every_scrape_is_whole(t
     assert {model for (_, model), count in runs.items() if count} == {"m0"}
     assert max(runs.values()) == 1
     assert not [line for line in running.lines if "level=error" in line]
+
+
+async def test_a_targets_models_are_first_probed_one_after_another_over_the_interval(tmp_path: Path) -> None:
+    """In the first seconds the first model of each target is probed, and nothing else, though nothing is in the way."""
+    models = [ScriptedModel(f"m{number}", tokens_per_second=10_000, load_seconds=0) for number in range(3)]
+    async with OllamaServer(ScriptedEngine(models, num_parallel=4)) as server:
+        names = [model.name for model in models]
+        targets = [{"name": name, "url": server.url, "models": names} for name in ("gpu-a", "gpu-b")]
+        probe = {"num_predict": 16, "when_unloaded": "load"}
+        async with daemon(tmp_path, targets, interval="1h", probe=probe) as running:
+            await running.wait_until("runs_total", 2, model="m0")
+            await asyncio.sleep(2)
+            assert await running.value("runs_total") == 2
+            assert await running.end() == 0
