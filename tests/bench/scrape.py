@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import random
@@ -74,6 +75,7 @@ def serve(control: Connection, ollama_url: str, pairs: int) -> None:
             probers = [await stack.enter_async_context(probing(ollama_url)) for _ in range(STREAMS)]
             tasks = [asyncio.create_task(probe_on(prober)) for prober in probers]
             tasks.append(asyncio.create_task(note_lag(lags)))
+            gc.freeze()  # as the daemon does
             control.send(url)
             since = time.process_time()
             while await asyncio.to_thread(control.recv):

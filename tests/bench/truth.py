@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import multiprocessing
 import sys
 import time
@@ -107,6 +108,7 @@ async def warm(url: str, count: int = 1) -> AsyncIterator[list[Prober]]:
     async with contextlib.AsyncExitStack() as stack:
         probers = [await stack.enter_async_context(probing(url)) for _ in range(count)]
         await asyncio.gather(*(prober.probe(plan(16)) for prober in probers))
+        gc.freeze()  # as the daemon does
         yield probers
 
 
