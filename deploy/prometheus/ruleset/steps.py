@@ -178,9 +178,14 @@ def fast_needed(clock: Clock, step: Step) -> float:
 def fast_whole(clock: Clock, step: Step) -> float:
     """Seconds of that window that clean readings must fill: all, or two runs beside a marked one pass for three.
 
-    A missed scrape leaves no gap in a record, a failed or marked run does: the count of three begins anew after it.
+    A missed scrape leaves no gap in a record; a failed or marked run does.
     """
     return fast_window(clock, step) - 0.5 * clock.tick
+
+
+def wide_window(clock: Clock, step: Step) -> float:
+    """Seconds in which three clean runs may lie instead, with two failed or marked ones between."""
+    return fast_window(clock, step) + 2 * step.high
 
 
 def recent_window(clock: Clock, step: Step) -> float:
