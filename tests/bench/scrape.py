@@ -47,7 +47,8 @@ ACCEPT = {
 
 
 async def probe_on(prober: Prober) -> None:
-    """Probe for ever."""
+    """Probe for ever, from a random moment on: the daemon does not begin with all at once either."""
+    await asyncio.sleep(random.random() * STREAMED_TOKENS / TOKENS_PER_SECOND)
     while True:
         await prober.probe(plan(STREAMED_TOKENS))
 
@@ -127,6 +128,7 @@ async def main(ollama_url: str, seconds: float, pairs: int) -> None:
             lines = (await response.text()).splitlines()
         series = sum(not line.startswith("#") for line in lines)
         title(f"{series} series, {CLIENTS} clients once a second, {STREAMS} probes at {TOKENS_PER_SECOND} tokens/s")
+        await asyncio.sleep(STREAMED_TOKENS / TOKENS_PER_SECOND)  # by then all of them probe
         await ask(control)
         await asyncio.sleep(seconds)
         lags, idle = await ask(control)
