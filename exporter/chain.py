@@ -10,6 +10,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+import httpx
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
@@ -68,9 +69,10 @@ class ChunkTimes(BaseCallbackHandler):
 
 
 class ReferenceChain:
-    """The reference program's chain for one target. Model and options are bound anew for each request."""
+    """The reference program's chain for one target, for one request at a time. Each binds model and options anew."""
 
     def __init__(self, plan: TargetPlan, auth: TargetAuth) -> None:
+        self._sent_at = 0.0
         self._transport = TargetTransport(plan)
         client_kwargs = {
             "auth": auth,
@@ -84,12 +86,16 @@ class ReferenceChain:
             model="-",
             base_url=plan.url,
             client_kwargs=client_kwargs,
-            async_client_kwargs={"transport": self._transport},
+            async_client_kwargs={"transport": self._transport, "event_hooks": {"request": [self._note_sent]}},
         )
 
     async def close(self) -> None:
         """Close the connections."""
         await self._transport.aclose()
+
+    async def _note_sent(self, _: httpx.Request) -> None:
+        """Note when the request leaves: LangChain's own way to it takes some milliseconds."""
+        self._sent_at = perf_counter()
 
     async def ask(
         self,
@@ -117,7 +123,7 @@ class ReferenceChain:
             }
             bound["reasoning"] = workload.reasoning
         chain = ChatPromptTemplate.from_template(workload.template) | self._llm.bind(**bound)
-        started_at = perf_counter()
+        started_at = self._sent_at = perf_counter()
         try:
             async with asyncio.timeout(seconds) as deadline:
                 await chain.ainvoke({"question": workload.question}, config={"callbacks": [chunks]})
@@ -128,6 +134,7 @@ class ReferenceChain:
             ended_at = chunks.final_at or perf_counter()
         return Answer(
             started_at=started_at,
+            sent_at=self._sent_at,
             ended_at=ended_at,
             chunk_times=tuple(chunks.times),
             chunk_texts=tuple(chunks.texts),

@@ -39,6 +39,9 @@ class Answer:
     """What came of one request. Times are `time.perf_counter` seconds."""
 
     started_at: float
+    """When the chain was called."""
+    sent_at: float
+    """When the request left."""
     ended_at: float
     """When the chain returned; of a cut stream the deadline."""
     chunk_times: tuple[float, ...]

@@ -87,7 +87,7 @@ async def test_every_chunk_is_noted_in_order_and_the_final_one_apart() -> None:
     assert answer.text == model.answer(32)
     assert len(answer.chunk_times) == 32
     assert list(answer.chunk_times) == sorted(answer.chunk_times)
-    assert answer.started_at < answer.chunk_times[0] < answer.chunk_times[-1] <= answer.ended_at
+    assert answer.started_at < answer.sent_at < answer.chunk_times[0] < answer.chunk_times[-1] <= answer.ended_at
     assert answer.final is not None
     assert answer.final["eval_count"] == 32
     assert "context" not in answer.final

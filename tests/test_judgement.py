@@ -30,6 +30,7 @@ def answer(chunks: int = 32, pace: float = 20.0, final: dict[str, Any] | None = 
     times = tuple(100.05 + index / pace for index in range(chunks))
     fields: dict[str, Any] = {
         "started_at": 100.0,
+        "sent_at": 100.004,
         "ended_at": (times[-1] if times else 100.0) + 0.01,
         "chunk_times": times,
         "chunk_texts": tuple(f" w{index}" for index in range(chunks)),
@@ -48,7 +49,7 @@ def test_a_finished_answer_is_measured_by_the_servers_own_counts() -> None:
     assert (figures.output_tokens, figures.prompt_tokens, figures.words) == (32, 30, 32)
     assert figures.stages is not None
     assert figures.stages.queue_seconds == pytest.approx(0.010)
-    assert figures.time_to_first_token_seconds == pytest.approx(0.05)
+    assert figures.time_to_first_token_seconds == pytest.approx(0.046)
     assert figures.elapsed_seconds == pytest.approx(0.05 + 31 / 20 + 0.01)
     assert not figures.truncated
 
@@ -149,7 +150,7 @@ def test_whatever_comes_is_a_finite_reading_or_a_reason(
     final: dict[str, Any] | None, gaps: list[float], texts: str, cut: bool, late: float
 ) -> None:
     """No field, size, type or timing makes the judgement crash, or return a number that is no finite, unsigned one."""
-    times, now = [], 100.0
+    times, now = [], 100.004
     for gap in gaps:
         now += gap
         times.append(now)
