@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from exporter import __version__
-from exporter.durations import Duration
 from exporter.errors import ExporterError, SettingsError
 from exporter.logs import configure_logging
 from exporter.plan import TargetPlan
-from exporter.reference import FLAGS
 from exporter.settings import Settings, load_settings
+from exporter.settings.durations import Duration
+from exporter.settings.reference import FLAGS
 
 PROGRAM = "ollama-throughput-exporter"
 OK, FAILED, USAGE = 0, 1, 2
@@ -186,7 +186,7 @@ def _write(path: Path, text: str) -> None:
 
 def check_config(options: argparse.Namespace) -> int:
     """Say what is wrong with the settings, and what is doubtful."""
-    from exporter.checks import warnings  # noqa: PLC0415 - this command's alone
+    from exporter.settings.checks import warnings  # noqa: PLC0415 - this command's alone
 
     settings = _load(options)
     for warning in warnings(settings):

@@ -15,13 +15,13 @@ from rich.live import Live
 from rich.text import Text
 
 from exporter.daemon import Daemon
-from exporter.durations import Duration
 from exporter.embedded.llamacpp import LlamaCppEngine
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.logs import configure_logging
 from exporter.settings import load_settings
+from exporter.settings.durations import Duration
 from exporter.terminal import open_console, readings_table
 
 RATE = 120.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exporter.errors import REMEDIES, Reason
 from exporter.metrics import metrics_table
-from exporter.reference import FLAGS, settings_table
+from exporter.settings.reference import FLAGS, settings_table
 
 README = Path(__file__).parent.parent / "README.md"
 MARKED = re.compile(r"(?<=<!-- generated: )(\w+) -->\n.*?(?=<!-- end -->)", re.DOTALL)

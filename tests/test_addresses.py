@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ollama._client import _parse_host
 
-from exporter.addresses import ollama_host_url, parse_listen_address, parse_url, redact_url
+from exporter.settings.addresses import ollama_host_url, parse_listen_address, parse_url, redact_url
 
 
 @pytest.mark.parametrize(

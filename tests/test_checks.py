@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from configurations import load
 
-from exporter.checks import warnings
+from exporter.settings.checks import warnings
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "config.example.yml"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from configurations import load, mistakes
 
-from exporter.config_file import read_config_file
 from exporter.errors import SettingsError
+from exporter.settings.config_file import read_config_file
 
 
 def _read(directory: Path, text: str, **environ: str) -> object:

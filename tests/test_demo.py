@@ -18,9 +18,9 @@ from readings import FULL, PLAN
 from rich.console import Console
 
 from exporter.demo import _introduce, _show_readings
-from exporter.durations import Duration
 from exporter.metrics import ProbeMetrics
 from exporter.plan import Pair
+from exporter.settings.durations import Duration
 
 GUARD_SECONDS = 90
 SNIPPET = "For prometheus.yml:\n"

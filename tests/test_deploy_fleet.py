@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from exporter.exposition import Format, render
 from exporter.metrics import ProbeMetrics
-from exporter.schema import Settings
+from exporter.settings.schema import Settings
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "deploy/fleet.md").read_text()

@@ -33,8 +33,8 @@ from chart import (
 from programs import releases
 
 from exporter import __version__
-from exporter.reference import FLAGS
 from exporter.settings import load_settings
+from exporter.settings.reference import FLAGS
 
 
 def test_lint_is_content() -> None:

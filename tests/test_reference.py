@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from configurations import load
 
-from exporter.reference import FLAGS, dotted, known_variables, model_at, settings_table
-from exporter.target_schema import BasicAuth, ModelSettings, ProbeSettings, TargetSettings
+from exporter.settings.reference import FLAGS, dotted, known_variables, model_at, settings_table
+from exporter.settings.target_schema import BasicAuth, ModelSettings, ProbeSettings, TargetSettings
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "config.example.yml"
 

@@ -16,11 +16,11 @@ from configurations import load, mistakes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.checks import warnings
 from exporter.errors import SettingsError
 from exporter.plan import TargetPlan
-from exporter.reference import settings_table
 from exporter.settings import Settings, load_settings
+from exporter.settings.checks import warnings
+from exporter.settings.reference import settings_table
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "config.example.yml"
 
@@ -341,7 +341,7 @@ def test_the_example_configuration_is_whole(tmp_path: Path) -> None:
 
 def test_loading_settings_does_not_import_langchain() -> None:
     """The daemon answers within a second of start: the settings must not wait for LangChain."""
-    program = "import exporter.settings, exporter.checks, exporter.logs, sys; print(*sys.modules)"
+    program = "import exporter.settings, exporter.settings.checks, exporter.logs, sys; print(*sys.modules)"
 
     modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.plan import ModelPlan, TargetPlan
-from exporter.target_schema import TargetSettings
+from exporter.settings.target_schema import TargetSettings
 
 INHERITANCE = """
     interval: 10m

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from exporter.durations import Duration
-from exporter.schema import ENVIRONMENT_PREFIX, Settings
-from exporter.target_schema import ProbeSettings
+from exporter.settings.durations import Duration
+from exporter.settings.schema import ENVIRONMENT_PREFIX, Settings
+from exporter.settings.target_schema import ProbeSettings
 
 
 class Flag(NamedTuple):

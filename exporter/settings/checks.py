@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from exporter.addresses import OLLAMA_PORT
-from exporter.durations import Duration
 from exporter.plan import ModelPlan, TargetPlan
-from exporter.schema import Settings
+from exporter.settings.addresses import OLLAMA_PORT
+from exporter.settings.durations import Duration
+from exporter.settings.schema import Settings
 
 _RULES_INTERVAL = Duration(60), Duration(6 * 3600)
 _LIKELY_TOKENS_PER_SECOND = 50.0

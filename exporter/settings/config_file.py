@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from exporter.errors import SettingsError
-from exporter.reference import dotted
+from exporter.settings.reference import dotted
 
 _KEY_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
 _REFERENCE = re.compile(r"(\$?)\$\{([^}]*)\}")

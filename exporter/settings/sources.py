@@ -14,14 +14,12 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, InitSettingsSource
 from pydantic_settings import SettingsError as SourceError
 
-from exporter.addresses import ollama_host_url, redact_url
-from exporter.config_file import Expanded, read_config_file
 from exporter.errors import SettingsError
-from exporter.reference import FLAGS, dotted, known_variables, model_at
-from exporter.schema import ENVIRONMENT_PREFIX, Settings
-from exporter.target_schema import DEFAULT_MODEL, LIST_TAG, WORD_TAG
-
-__all__ = ["Settings", "load_settings"]
+from exporter.settings.addresses import ollama_host_url, redact_url
+from exporter.settings.config_file import Expanded, read_config_file
+from exporter.settings.reference import FLAGS, dotted, known_variables, model_at
+from exporter.settings.schema import ENVIRONMENT_PREFIX, Settings
+from exporter.settings.target_schema import DEFAULT_MODEL, LIST_TAG, WORD_TAG
 
 _Location = tuple[str | int, ...]
 _SHORT_CUTS = ("url", "model", "gpu", "interval")
@@ -43,8 +41,8 @@ def load_settings(
 ) -> Settings:
     """Return the settings, each from the first that has it: flags, environment, file, default.
 
-    `flags` are the values of `exporter.reference.FLAGS` by their `dest`; None is a flag that was not given, and other
-    names are left alone. `environ` is this process's unless given.
+    `flags` are the values of `reference.FLAGS` by their `dest`; None is a flag that was not given, and other names are
+    left alone. `environ` is this process's unless given.
 
     Raises SettingsError, whose text has a line for each mistake: where it was written, what was written (never what may
     be a secret) and the remedy.

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from exporter.durations import Duration
 from exporter.plan import Discovery, ModelPlan, TargetPlan, WhenUnloaded, Workload, short_name
-from exporter.values import (
+from exporter.settings.durations import Duration
+from exporter.settings.values import (
     CaFile,
     Headers,
     Interval,
