@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -127,6 +128,13 @@ def answer_error(status: int, body: str, redact: Redact = str) -> ProbeError:
     return probe_error(reason_of_answer(status, text), f"{said}: {redact(text)}" if text.strip() else said)
 
 
+def _read_by_ollama(error: BaseException) -> bool:
+    """Return whether the Ollama client stumbled over an answer: it takes any line for an object, any error for text."""
+    frames = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    packages = [name.partition(".")[0] for name in frames]
+    return "ollama" in packages and packages[-1] != "exporter"
+
+
 def translate(error: BaseException, redact: Redact = str) -> ProbeError:
     """Return the `ProbeError` for any exception; one that nobody named is `internal`, its traceback kept as cause."""
     if isinstance(error, ProbeError):
@@ -139,6 +147,8 @@ def translate(error: BaseException, redact: Redact = str) -> ProbeError:
         )
     elif isinstance(error, ValueError) and "No data received from Ollama stream" in str(error):
         translated = probe_error(Reason.PROTOCOL, "the answer was empty")
+    elif isinstance(error, AttributeError | TypeError) and _read_by_ollama(error):
+        translated = probe_error(Reason.PROTOCOL, "a line of the answer is not what Ollama sends")
     elif isinstance(error, ValueError) and "integer string conversion" in str(error):
         translated = probe_error(Reason.PROTOCOL, "a number of thousands of digits")
     else:
