@@ -128,11 +128,16 @@ def _truncated(answer: Answer) -> Figures:
             raise probe_error(Reason.TIMEOUT, f"{len(times)} chunks within {waited:.3g} s")
     if len(times) < TOKENS_MIN or seen <= 0:
         raise probe_error(Reason.PROTOCOL, f"the answer ended after {len(times)} chunks without a final chunk")
+    rate = (len(times) - 1) / seen
+    if rate > _RATE_MAX:
+        raise probe_error(
+            Reason.PROTOCOL, f"{len(times)} chunks came at once and no final chunk: something held them back"
+        )
     thinking_lost = not all(answer.chunk_texts)
     return Figures(
         words=None if thinking_lost else _count_words(answer),
         elapsed_seconds=times[-1] - answer.started_at,
-        decode_tokens_per_second=(len(times) - 1) / seen,
+        decode_tokens_per_second=rate,
         output_tokens=None,
         prompt_tokens=None,
         time_to_first_token_seconds=times[0] - answer.sent_at,

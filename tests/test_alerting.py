@@ -70,7 +70,7 @@ async def test_a_drop_pages_with_its_cause_and_recovery_resolves_it(
     *,
     tmp_path: Path,
     rules: Path,
-    release: programs.Release,
+    newest_release: programs.Release,
     run_prometheus: Callable[..., programs.Prometheus],
     run_alertmanager: Callable[[programs.Release, str], str],
     webhook: programs.Webhook,
@@ -87,8 +87,8 @@ async def test_a_drop_pages_with_its_cause_and_recovery_resolves_it(
         )
         async with daemon(tmp_path, [probed]) as running:
             await running.wait_until("success", 1)
-            alertmanager = run_alertmanager(release, alertmanager_config(webhook.url))
-            prometheus = run_prometheus(release, prometheus_config(rules, running.url, alertmanager))
+            alertmanager = run_alertmanager(newest_release, alertmanager_config(webhook.url))
+            prometheus = run_prometheus(newest_release, prometheus_config(rules, running.url, alertmanager))
             drop = engine.play(Scene(SceneKind.PARTIAL_OFFLOAD, factor=0.938))
             fired = await asyncio.to_thread(receive, webhook, "OllamaProbeThroughputDropped", "firing")
             rates = prometheus.query('ollama_probe_decode_tokens_per_second{target="gpu-a", model="llama3.1"}')

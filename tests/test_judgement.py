@@ -100,6 +100,7 @@ def test_a_final_chunk_that_cannot_be_true_is_no_reading(final: dict[str, Any], 
         (0, 1.0, 5.0, False, Reason.PROTOCOL),
         (15, 2.0, 0.5, True, Reason.TIMEOUT),
         (15, 2.0, 0.5, False, Reason.PROTOCOL),
+        (40, 1e6, 0.5, False, Reason.PROTOCOL),  # a proxy held them back: no rate at all
         (40, 20.0, 2.5, True, Reason.STALLED),
         (40, 0.4, 26.0, True, Reason.STALLED),
         (16, 2.0, 0.5, True, None),
