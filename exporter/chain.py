@@ -6,7 +6,7 @@ Importing LangChain takes more than a second and 60 MB: import this module late,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -86,16 +86,21 @@ class ReferenceChain:
             model="-",
             base_url=plan.url,
             client_kwargs=client_kwargs,
-            async_client_kwargs={"transport": self._transport, "event_hooks": {"request": [self._note_sent]}},
+            async_client_kwargs={"transport": self._transport, "event_hooks": {"request": [self._trace]}},
         )
 
     async def close(self) -> None:
         """Close the connections."""
         await self._transport.aclose()
 
-    async def _note_sent(self, _: httpx.Request) -> None:
-        """Note when the request leaves: LangChain's own way to it takes some milliseconds."""
-        self._sent_at = perf_counter()
+    async def _trace(self, request: httpx.Request) -> None:
+        """Have the request's way traced: LangChain and the connection take some milliseconds before it leaves."""
+
+        async def note(event: str, _: Mapping[str, Any]) -> None:
+            if event == "http11.send_request_headers.started":  # of httpcore's `trace` extension
+                self._sent_at = perf_counter()
+
+        request.extensions["trace"] = note
 
     async def ask(
         self,
