@@ -5,6 +5,7 @@ and ends when its standard input does, so that it cannot outlive its parent.
 """
 
 import importlib
+import os
 import sys
 
 
@@ -24,6 +25,7 @@ def main() -> None:
     sys.stdout.write(f"{server.listening_address}\n")
     sys.stdout.flush()
     sys.stdin.read()
+    os._exit(0)  # not by way of the server's destructor, which can wait for ever when it had only just begun
 
 
 if __name__ == "__main__":
