@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ FOLDER = ROOT / "deploy/prometheus"
 GENERATOR = FOLDER / "generate_rules.py"
 sys.path.append(str(ROOT / "tests/bench/alerts"))
 
-from histories import Event, Neighbours, Pair, exposition, history  # noqa: E402
+from histories import Event, Neighbours, Pair, Run, exposition, history  # noqa: E402
 from replay import Database, Grid, Replay, in_order, rules  # noqa: E402
 from report import WARNED  # noqa: E402
 from ruleset import causes, steps  # noqa: E402
@@ -271,3 +272,23 @@ def test_twenty_quiet_months_wake_nobody(newest_release: Release, tmp_path: Path
     assert [entry for entry in told if entry[1]["alert"] in WARNED] == []
     # What people use today cries in the same months: the histories are not too tame.
     assert sum(stretch["alert"] == "today: fixed" for _, stretch in told) > 50
+
+
+@pytest.mark.timeout(600)
+def test_a_normal_survives_a_week_of_contended_runs(newest_release: Release, tmp_path: Path) -> None:
+    """Half the rate for a week, all marked: contention is the finding, no drop; and a real drop after it is found."""
+    day = 86400
+
+    def contended(run: Run) -> Run:
+        inside = 5 * day <= run.at < 12 * day and run.rate is not None
+        return replace(run, rate=run.rate * 0.5, marked=True) if inside and run.rate is not None else run
+
+    drop = Event("none_visible", 0.3, 13.0 * day)
+    pairs = [history(f"contended-week-{index}", interval=3600, days=16, event=drop, known=False) for index in range(3)]
+    pairs = [replace(pair, runs=[contended(run) for run in pair.runs]) for pair in pairs]
+    for result in results(pairs, 3600, tmp_path / "week", newest_release):
+        begins = {name: [s["from"] / 24 for s in result["alerts"] if s["alert"] == name] for name in WARNED}
+        throughput = [day for name, days in begins.items() if "Throughput" in name for day in days]
+        assert any(5 < day < 12 for day in begins["OllamaProbeAlwaysContended"])
+        assert throughput
+        assert all(13 < day < 14.5 for day in throughput)
