@@ -1,6 +1,6 @@
 """Holds the GPU room against a real NVIDIA card, and prints what it saw.
 
-    PYTHONPATH=.:tests python tests/device/check_card.py
+    python tests/device/check_card.py
 
 It needs an otherwise idle card, nvidia-ml-py and PyTorch, and takes about six minutes. Nothing on the card is changed.
 `--record FILE` writes what the driver answered, for the tests that run without a card. Exit status 1: a bar was missed.
@@ -21,8 +21,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-import pynvml
-from card_rig import (
+sys.path[:0] = [str(Path(__file__).parents[number]) for number in (1, 2)]
+
+import pynvml  # noqa: E402
+from card_rig import (  # noqa: E402
     FIRST_TOKEN_SECONDS,
     LOAD,
     MODEL,
@@ -33,12 +35,12 @@ from card_rig import (
     alone,
     seen_as_gpu,
 )
-from nvml_recording import Recorder
+from nvml_recording import Recorder  # noqa: E402
 
-from exporter.gpu.nvidia import open_nvidia
-from exporter.gpu.nvml import INSTANT_POWER_FIELD, Nvml
-from exporter.gpu.processes import Processes
-from exporter.reading import CPU, Observation
+from exporter.gpu.nvidia import open_nvidia  # noqa: E402
+from exporter.gpu.nvml import INSTANT_POWER_FIELD, Nvml  # noqa: E402
+from exporter.gpu.processes import Processes  # noqa: E402
+from exporter.reading import CPU, Observation  # noqa: E402
 
 SHORT_SECONDS, LONG_SECONDS = 2.0, 10.0
 PARTS = ("costs", "sharing", "energy", "cpu", "ended", "models", "fallback")
