@@ -147,10 +147,11 @@ def suspects(clock: Clock) -> Iterator[Rule]:
     A state counts by how far it rose over the pair's own norm. The norm ends some hours ago, and a pair too young to
     have one is taken at its word. Contention and the power cap, which neighbours bring about, are judged over a long
     window, or one neighbour would name the cause of a drop that is none of his. A low clock is a cause of its own
-    only where no power cap explains it.
+    only where neither a power cap nor contention explains it.
     """
     long = f'{STATE}:long{{state="{Cause.POWER_CAP}"}}'
     recent = f"last_over_time({STATE}:recent[{clock.window(steps.STATE_MEMORY)}])"
+    contended = f'{STATE}:long{{state="{CONTENDED}"}} > {steps.CONTENDED_SHARE:g}'
     yield record(f"{STATE}:rise", f"{recent} - {latest(f'{STATE}:norm', clock)}\nor {recent}")
     for cause, state in STATES.items():
         expr = f'{STATE}:rise{{state="{cause}"}} > {state.rise:g}'
@@ -158,9 +159,9 @@ def suspects(clock: Clock) -> Iterator[Rule]:
             expr = f"({long} - {latest(f'{STATE}:norm', clock)} or {long}) > {state.rise:g}"
         if cause is Cause.CLOCK_LOW:
             capped = f'{STATE}:rise{{state="{Cause.POWER_CAP}"}} > {steps.CAP_EXPLAINS_CLOCK:g}'
-            expr = f"{expr}\nunless on ({PAIR}) ({capped})"
+            expr = f"{expr}\nunless on ({PAIR}) ({capped})\nunless on ({PAIR}) ({contended})"
         yield suspect(cause, expr)
-    yield suspect(Cause.CONTENDED, f'{STATE}:long{{state="{CONTENDED}"}} > {steps.CONTENDED_SHARE:g}')
+    yield suspect(Cause.CONTENDED, contended)
     for cause in (Cause.WORKLOAD_CHANGED, Cause.VERSION_CHANGED, Cause.DIGEST_CHANGED, Cause.DRIVER_CHANGED):
         yield suspect(cause, latest("ollama_probe:identity:moved", clock, change=cause))
     yield suspect(Cause.NONE_VISIBLE, f"{RATE}:reference")
