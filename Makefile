@@ -43,7 +43,7 @@ chart: ## copy rules and dashboards into the Helm chart
 	sh deploy/helm/copy_files.sh
 
 docs: .venv/dev ## write the README's tables
-	$(BIN)/python tests/readme.py
+	$(BIN)/python docs/generate.py
 
 image: ## build the container image
 	docker build -t ollama-throughput-exporter .

@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Run the command line and return its exit status."""
     if sys.argv[1:2] == ["healthcheck"]:
-        from exporter import healthcheck  # noqa: PLC0415 - the light way
+        from exporter.commands import healthcheck  # noqa: PLC0415 - the light way
 
         return healthcheck.main(sys.argv[2:])
     from exporter import cli  # noqa: PLC0415 - the heavy way

@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> int:
 def probe_once(options: argparse.Namespace) -> int:
     """Probe each configured pair once."""
     targets = _targets(options)
-    commands = importlib.import_module("exporter.commands")  # imports LangChain
+    commands = importlib.import_module("exporter.commands.probe")  # imports LangChain
     console = commands.open_console(stderr=options.json)
     return int(asyncio.run(commands.probe(targets, reference=options.reference, as_json=options.json, console=console)))
 
@@ -166,7 +166,7 @@ def calibrate_pairs(options: argparse.Namespace) -> int:
     targets = _targets(options)
     if options.output is not None:
         _write(options.output, "")  # what cannot be written is told before the probes, not after
-    commands = importlib.import_module("exporter.commands")  # imports LangChain
+    commands = importlib.import_module("exporter.commands.probe")  # imports LangChain
     console = commands.open_console(stderr=True)
     lines, complete = asyncio.run(commands.calibrate(targets, runs=options.runs, console=console))
     if options.output is None:
@@ -199,11 +199,11 @@ def check_config(options: argparse.Namespace) -> int:
 def show_gpus(options: argparse.Namespace) -> int:
     """Show the cards, and how each local target's label would be chosen."""
     targets = _load(options).plans()
-    commands = importlib.import_module("exporter.commands")  # imports LangChain
+    commands = importlib.import_module("exporter.commands.probe")  # imports LangChain
     return int(asyncio.run(commands.show_gpus(targets, commands.open_console())))
 
 
 def demonstrate(options: argparse.Namespace) -> int:
     """Run the daemon against servers of its own."""
-    demo = importlib.import_module("exporter.demo")
+    demo = importlib.import_module("exporter.commands.demo")
     return int(demo.demonstrate(options))

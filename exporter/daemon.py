@@ -18,15 +18,15 @@ from prometheus_client import CollectorRegistry
 
 from exporter import __version__
 from exporter.errors import SettingsError
-from exporter.gpu import Gpus, open_gpus
-from exporter.metrics import ProbeMetrics
+from exporter.gpu.base import Gpus, open_gpus
+from exporter.metrics.families import ProbeMetrics
 from exporter.plan import ModelPlan, Pair, TargetPlan
 from exporter.settings import Settings
-from exporter.web import WebServer
+from exporter.web.server import WebServer
 
 if TYPE_CHECKING:  # imported once the program listens: APScheduler, and behind the target LangChain, take their time
-    from exporter.schedule import Schedule
-    from exporter.target import Target
+    from exporter.probing.schedule import Schedule
+    from exporter.probing.target import Target
 
 FIRST_PROBES_SECONDS = 5.0
 """The first probe of each target comes within so many seconds of the start; the others are spread over the interval."""
@@ -118,10 +118,10 @@ class Daemon:
             await self._shut_down(work)
 
     async def _work(self) -> None:
-        target_module = await import_late("exporter.target")
+        target_module = await import_late("exporter.probing.target")
         self._gpus = await open_gpus(log)
         self.metrics.set_cards(self._gpus.cards())
-        scheduling = await import_late("exporter.schedule")
+        scheduling = await import_late("exporter.probing.schedule")
         gc.collect()
         gc.freeze()  # what was imported is 120,000 objects: to go through them stops a probe's clock and delays the end
         self._schedule = scheduling.Schedule(self._probe, self.metrics.skipped, self.settings.max_concurrent_probes)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
-import programs
 import pytest
+from support import programs
 
 LEAKY = ("LANGSMITH", "LANGCHAIN", "OLLAMA", "OTEL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 KEPT = "OLLAMA_CONTRACT_"  # tests/contract/ on a real server

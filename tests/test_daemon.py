@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from daemons import START_GUARD_SECONDS, STOP_GUARD_SECONDS, Running, daemon, target
+from support.daemons import START_GUARD_SECONDS, STOP_GUARD_SECONDS, Running, daemon, target
 
 from exporter.embedded.engine import Model
 from exporter.embedded.protocol import OllamaServer

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpcore
-from probing import model_plan, target_plan, workload
 from prometheus_client import CollectorRegistry
+from support.probing import model_plan, target_plan, workload
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.gpu.none import NoGpus
-from exporter.metrics import ProbeMetrics
+from exporter.metrics.families import ProbeMetrics
 from exporter.plan import Pair, TargetPlan
-from exporter.target import Target
+from exporter.probing.target import Target
 
 LANES = 10
 PROBES = 500

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import programs
-from daemons import START_GUARD_SECONDS, Running, daemon
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from support import programs
+from support.daemons import START_GUARD_SECONDS, Running, daemon
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from exporter.commands import open_console, probe
+from exporter.commands.probe import open_console, probe
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.settings import load_settings
 
-PROGRAM = Path(__file__).parent / "reference_program.py"
+PROGRAM = Path(__file__).parent / "support/reference_program.py"
 GUARD_SECONDS = 60
 
 

@@ -10,21 +10,21 @@ from typing import Any
 
 import httpx
 import pytest
-from daemons import START_GUARD_SECONDS, daemon
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.registry import Collector
-from readings import FULL, PLAN
-from simulated import SimulatedLoop, run_simulated
+from support.daemons import START_GUARD_SECONDS, daemon
+from support.readings import FULL, PLAN
+from support.simulated import SimulatedLoop, run_simulated
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.errors import Reason
-from exporter.metrics import READINGS, ProbeMetrics, metrics_table
+from exporter.metrics.families import READINGS, ProbeMetrics, metrics_table
 from exporter.plan import Pair
+from exporter.probing.schedule import Schedule
 from exporter.reading import SkipReason
-from exporter.schedule import Schedule
-from exporter.web import WebServer
+from exporter.web.server import WebServer
 
 parse: Callable[[str], Iterable[Metric]] = parse_openmetrics
 PAIR = Pair("gpu-a", "llama3.1")

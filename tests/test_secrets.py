@@ -20,18 +20,18 @@ import httpx
 import pytest
 import yaml
 from aiohttp import web
-from daemons import START_GUARD_SECONDS, Running, daemon
-from probing import model_plan, probing, target_plan
-from programs import free_port
 from prometheus_client import CollectorRegistry
+from support.daemons import START_GUARD_SECONDS, Running, daemon
+from support.probing import model_plan, probing, target_plan
+from support.programs import free_port
 
-from exporter.access import TargetAuth
 from exporter.errors import ProbeError, Reason
-from exporter.gpu import Subject, Watch
+from exporter.gpu.base import Subject, Watch
 from exporter.gpu.none import NoGpus
 from exporter.logs import JsonFormatter, LogfmtFormatter
-from exporter.metrics import ProbeMetrics
-from exporter.target import Target
+from exporter.metrics.families import ProbeMetrics
+from exporter.ollama.transport import TargetAuth
+from exporter.probing.target import Target
 
 MARK = "hush"
 """Whatever piece of a secret is long enough to help anybody holds it."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exporter.gpu import Subject
+from exporter.gpu.base import Subject
 from exporter.gpu.evidence import CardEvidence, Evidence
 
 IDLE_SHARE = 0.005

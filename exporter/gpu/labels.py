@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from exporter.gpu import Subject
 from exporter.gpu.attribution import Verdict
+from exporter.gpu.base import Subject
 from exporter.plan import Pair
 from exporter.reading import CPU, UNKNOWN
 

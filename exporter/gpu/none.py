@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exporter.gpu import Card, Explanation, Subject, Watch
+from exporter.gpu.base import Card, Explanation, Subject, Watch
 from exporter.plan import Pair
 from exporter.reading import CPU, UNKNOWN, Observation
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exporter.gpu import Card
+from exporter.gpu.base import Card
 from exporter.gpu.evidence import Counters, Sample
 from exporter.reading import ThrottleReason
 

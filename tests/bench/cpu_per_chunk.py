@@ -17,10 +17,10 @@ from statistics import median
 import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benching import line, model, plan, server, title
-from probing import QUESTION, TEMPLATE, probing
+from support.benching import line, model, plan, server, title
+from support.probing import QUESTION, TEMPLATE, probing
 
-from exporter.probe import Prober
+from exporter.probing.prober import Prober
 
 TOKENS = 1000
 PACES = (100, 1000)

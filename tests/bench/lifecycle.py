@@ -22,7 +22,7 @@ from statistics import median
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benching import cpu_seconds, line, model, title
+from support.benching import cpu_seconds, line, model, title
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scenes import Scene, SceneKind

@@ -26,17 +26,17 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benching import line, model, plan, resident_mb, server, title
-from daemons import daemon
-from probing import probing
-from readings import FULL, PLAN
-from simulated import run_simulated
+from support.benching import line, model, plan, resident_mb, server, title
+from support.daemons import daemon
+from support.probing import probing
+from support.readings import FULL, PLAN
+from support.simulated import run_simulated
 
 from exporter.errors import Reason
-from exporter.exposition import Format, render
-from exporter.metrics import ProbeMetrics
+from exporter.metrics.exposition import Format, render
+from exporter.metrics.families import ProbeMetrics
 from exporter.plan import Pair
-from exporter.schedule import Schedule
+from exporter.probing.schedule import Schedule
 
 MODELS = 5
 SIMULATED_PAIRS = 20

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benching import line, model, server, title
+from support.benching import line, model, server, title
 
-PROGRAM = Path(__file__).parents[1] / "reference_program.py"
+PROGRAM = Path(__file__).parents[1] / "support/reference_program.py"
 # The very program, with its elapsed time in full, not to two decimals.
 EXACT = f"import runpy; print('\\n', runpy.run_path({str(PROGRAM)!r})['elapsed_time'])"
 TOKENS = 300

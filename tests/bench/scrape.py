@@ -25,14 +25,14 @@ import aiohttp
 from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benching import line, model, plan, server, title
-from probing import probing
-from readings import FULL, PLAN
+from support.benching import line, model, plan, server, title
+from support.probing import probing
+from support.readings import FULL, PLAN
 
-from exporter.metrics import ProbeMetrics
+from exporter.metrics.families import ProbeMetrics
 from exporter.plan import Pair
-from exporter.probe import Prober
-from exporter.web import WebServer
+from exporter.probing.prober import Prober
+from exporter.web.server import WebServer
 
 CLIENTS = 50
 STREAMS = 20

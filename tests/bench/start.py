@@ -19,8 +19,8 @@ import aiohttp
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benching import resident_mb, server
-from programs import free_port
+from support.benching import resident_mb, server
+from support.programs import free_port
 
 from exporter.embedded.scripted import ScriptedModel
 

@@ -21,16 +21,16 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benching import PREFILL_SECONDS, line, model, plan, server, title
-from probing import probing
-from readings import FULL, PLAN
+from support.benching import PREFILL_SECONDS, line, model, plan, server, title
+from support.probing import probing
+from support.readings import FULL, PLAN
 
-from exporter.chain import ChunkTimes
-from exporter.metrics import ProbeMetrics
+from exporter.metrics.families import ProbeMetrics
+from exporter.ollama.chain import ChunkTimes
 from exporter.plan import Pair
-from exporter.probe import Prober
+from exporter.probing.prober import Prober
 from exporter.reading import Reading
-from exporter.web import WebServer
+from exporter.web.server import WebServer
 
 PACES = (20, 100, 400, 1000)
 SECONDS = 3.0

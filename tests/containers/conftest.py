@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from containers.engine import BASE, CONFIG, IMAGE, SEARCHED, Engine
-from programs import CACHE, releases
+from support.programs import CACHE, releases
 
 ROOT = Path(__file__).parent.parent.parent
 ROOTFS = CACHE.parent / "containers/python-3.13-trixie"

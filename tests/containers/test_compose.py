@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from containers.engine import Engine
-from programs import find_program, free_port
+from support.programs import find_program, free_port
 
 pytestmark = pytest.mark.timeout(900)
 FOLDER = Path(__file__).parent.parent.parent / "deploy/compose"

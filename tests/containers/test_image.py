@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from containers.engine import BASE, Engine
-from programs import free_port
+from support.programs import free_port
 
 from exporter import __version__
 

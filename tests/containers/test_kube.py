@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from containers.engine import Engine
-from programs import find_program, free_port
+from support.programs import find_program, free_port
 
 pytestmark = pytest.mark.timeout(900)
 CHART = Path(__file__).parent.parent.parent / "deploy/helm/ollama-throughput-exporter"

@@ -24,7 +24,7 @@ from statistics import median
 sys.path[:0] = [str(Path(__file__).parents[number]) for number in (1, 2)]
 
 import pynvml  # noqa: E402
-from card_rig import (  # noqa: E402
+from support.card_rig import (  # noqa: E402
     FIRST_TOKEN_SECONDS,
     LOAD,
     MODEL,
@@ -35,9 +35,9 @@ from card_rig import (  # noqa: E402
     alone,
     seen_as_gpu,
 )
-from nvml_recording import Recorder  # noqa: E402
+from support.nvml_recording import Recorder  # noqa: E402
 
-from exporter.gpu.nvidia import open_nvidia  # noqa: E402
+from exporter.gpu.monitor import open_nvidia  # noqa: E402
 from exporter.gpu.nvml import INSTANT_POWER_FIELD, Nvml  # noqa: E402
 from exporter.gpu.processes import Processes  # noqa: E402
 from exporter.reading import CPU, Observation  # noqa: E402

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
-from readings import CARD, FULL, PLAN, TRUNCATED
+from support.readings import CARD, FULL, PLAN, TRUNCATED
 
 from exporter import __version__
 from exporter.errors import Reason
-from exporter.exposition import Format, render
-from exporter.metrics import ProbeMetrics
+from exporter.metrics.exposition import Format, render
+from exporter.metrics.families import ProbeMetrics
 from exporter.plan import Pair
 from exporter.reading import SkipReason
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from histories import BENIGN, LONG, USUAL, Event, Pair, exposition, history
-from programs import Release, releases
 from replay import Database, Firing, Grid, Replay, firing
 from report import tell
 from ruleset import steps
+from support.programs import Release, releases
 
 START = 1_700_006_400 - 1_700_006_400 % 86400
 ALERTS = (

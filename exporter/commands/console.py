@@ -1,0 +1,139 @@
+"""What the commands show on a terminal: a probe's result, its live line, the table of readings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict
+from time import monotonic
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from exporter.plan import Pair
+from exporter.reading import Reading
+from exporter.state.model_state import PairStatus
+
+REFRESHES_PER_SECOND = 4
+PIPED_WIDTH = 500
+"""Columns where nobody looks: what is read by a program is not broken to fit a screen."""
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """Return a console that wraps long lines at words on a terminal, and breaks none in a pipe or a file."""
+    console = Console(highlight=False, stderr=stderr)
+    if not console.is_terminal:
+        console.width, console.soft_wrap = PIPED_WIDTH, True
+    return console
+
+
+def figures(reading: Reading) -> dict[str, Any]:
+    """Return a reading as JSON can hold it, the reference program's three figures first."""
+    return {
+        "gpu": reading.gpu,
+        "token_count": reading.words,
+        "elapsed_seconds": reading.elapsed_seconds,
+        "tokens_per_second": reading.tokens_per_second,
+        **{name: value for name, value in asdict(reading).items() if name not in {"gpu", "words", "text", "model"}},
+        "tokens_per_joule": reading.tokens_per_joule,
+        "model_info": asdict(reading.model),
+        "result": reading.text,
+    }
+
+
+def _seconds(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f} s"
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0%} (as the server claims)"
+
+
+def _known(value: int | None) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def print_reading(console: Console, pair: Pair, reading: Reading) -> None:
+    """Print what the reference program printed, then what Ollama says."""
+    rate, stages, loaded = reading.tokens_per_second, reading.stages, reading.model_load_seconds
+    contended = sorted(by for by, seen in reading.contended.items() if seen)
+    lines = [
+        "Result:",
+        reading.text.strip(),
+        "",
+        "Statistics:",
+        f"Token Count: {_known(reading.words)}",
+        f"Time Elapsed: {reading.elapsed_seconds:.2f} seconds",
+        f"Tokens per Second: {'unknown' if rate is None else f'{rate:.2f}'}",
+        "",
+        f"What Ollama says of {pair.model} on {pair.target}:",
+        f"Prompt tokens        {_known(reading.prompt_tokens)}",
+        f"Output tokens        {_known(reading.output_tokens)}",
+        f"Decode rate          {reading.decode_tokens_per_second:.2f} tokens/s",
+        f"Time to first token  {_seconds(reading.time_to_first_token_seconds)}",
+        f"Model load           {'already loaded' if loaded is None else _seconds(loaded)}",
+        f"Queue                {_seconds(stages.queue_seconds if stages else None)}",
+        f"Prefill              {_seconds(stages.prefill_seconds if stages else None)}",
+        f"Share on the GPU     {_share(reading.model_gpu_ratio)}",
+        f"GPU                  {reading.gpu}",
+        f"Contended            {', '.join(contended) or 'no'}",
+    ]
+    if reading.truncated:
+        lines.append("The stream ended without its final chunk: rate and time are by this program's clock.")
+    console.print(Text("\n".join(lines)))
+
+
+@contextlib.asynccontextmanager
+async def live_line(console: Console, label: str, count_chunks: Callable[[], int]) -> AsyncIterator[None]:
+    """Show elapsed time and tokens while the model generates; nothing where no one is looking."""
+    if not console.is_terminal:
+        yield
+        return
+    began = monotonic()
+
+    def line() -> Text:
+        text = f"{label}: {monotonic() - began:5.1f} s, {count_chunks()} tokens"
+        return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
+
+    async def refresh(live: Live) -> None:
+        while True:
+            await asyncio.sleep(1 / REFRESHES_PER_SECOND)
+            live.update(line(), refresh=True)
+
+    with Live(line(), console=console, transient=True, auto_refresh=False) as live:
+        refreshing = asyncio.create_task(refresh(live))
+        try:
+            yield
+        finally:
+            refreshing.cancel()
+
+
+def readings_table(rows: Sequence[PairStatus]) -> Table:
+    """Return the present readings as a table."""
+    table = Table(title="Present readings", title_justify="left")
+    for name in ("target", "model", "gpu"):
+        table.add_column(name)
+    for name in ("tokens/s", "words/s", "first token", "age"):
+        table.add_column(name, justify="right")
+    table.add_column("newest probe")
+    for row in rows:
+        reading = row.reading
+        state = Text("none yet", style="dim")
+        if row.success is not None:
+            state = Text("good", style="green") if row.success else Text(str(row.failure), style="red")
+        cells = [row.gpu or "-", "-", "-", "-", "-"]
+        if reading is not None and row.age_seconds is not None:
+            rate = reading.tokens_per_second
+            expected = row.expected_decode_tokens_per_second
+            cells[1:] = [
+                f"{reading.decode_tokens_per_second:.1f}" + (f" of {expected:g}" if expected else ""),
+                "-" if rate is None else f"{rate:.1f}",
+                _seconds(reading.time_to_first_token_seconds),
+                f"{row.age_seconds:.0f} s",
+            ]
+        table.add_row(row.pair.target, row.pair.model, *cells, state)
+    return table

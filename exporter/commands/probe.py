@@ -1,0 +1,239 @@
+"""The commands that ask servers once and end: probe, calibrate, gpus."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from exporter.commands.console import figures, live_line, open_console, print_reading
+from exporter.commands.gpus import CARD_COLUMNS, LABEL_COLUMNS, describe
+from exporter.errors import ProbeError, Reason
+from exporter.gpu.base import Gpus, open_gpus
+from exporter.ollama.chain import ChunkTimes, ReferenceChain
+from exporter.ollama.client import Server
+from exporter.ollama.error_mapping import probe_error
+from exporter.plan import ModelPlan, Pair, TargetPlan
+from exporter.probing.prober import Prober
+from exporter.probing.target import discover
+from exporter.reading import Reading, SkipReason
+
+__all__ = ["calibrate", "open_console", "probe", "show_gpus"]
+
+log = logging.getLogger(__name__)
+
+SKIPS = {
+    SkipReason.UNLOADED: "the model is not loaded, and `when_unloaded: skip` says to leave it so",
+    SkipReason.OCCUPIED: "another model is loaded, which loading this one might evict; "
+    "`when_unloaded: load` loads it all the same",
+}
+
+
+@contextlib.asynccontextmanager
+async def _prober(target: TargetPlan, gpus: Gpus) -> AsyncIterator[tuple[Prober, Server]]:
+    server = Server(target)
+    chain = ReferenceChain(target, server.auth)
+    try:
+        yield Prober(target, server, chain, gpus), server
+    finally:
+        await chain.close()
+        await server.close()
+
+
+async def _models(target: TargetPlan, server: Server) -> Sequence[ModelPlan]:
+    if not isinstance(target.models, str):
+        return target.models
+    try:
+        models = await discover(target, server)
+    except ProbeError as error:
+        raise probe_error(error.reason, f"{target.url}: {error.detail}", error.remedy) from error
+    if not models:
+        remedy = "load one, or name the models" if target.models == "loaded" else "pull one with `ollama pull`"
+        raise probe_error(Reason.MODEL_MISSING, f"no model that generates is {target.models} there", remedy)
+    return tuple(models.values())
+
+
+def _tell_failure(console: Console, pair: Pair, error: ProbeError, *, as_json: bool = False) -> None:
+    if as_json:
+        _print_json(pair, reason=error.reason, detail=error.detail, remedy=error.remedy)
+        return
+    console.print(Text(f"{pair.model} on {pair.target} failed: {error.reason}: {error.detail}", style="red"))
+    console.print(Text(f"Remedy: {error.remedy}"))
+
+
+def _print_json(pair: Pair, **fields: Any) -> None:
+    print(json.dumps(pair._asdict() | fields))  # noqa: T201 - the command's output
+
+
+async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool, console: Console) -> int:
+    """Probe each pair once and show what came of it; 1 if any measured nothing.
+
+    `reference` asks as the reference program does: without options, and counting the words of the answer alone.
+    """
+    gpus = await open_gpus(log)
+    status = 0
+    try:
+        for target in targets:
+            async with _prober(target, gpus) as (prober, server):
+                try:
+                    models = await _models(target, server)
+                except ProbeError as error:
+                    _tell_failure(console, Pair(target.name, str(target.models)), error, as_json=as_json)
+                    status = 1
+                    continue
+                for model in models:
+                    if not as_json and len(targets) + len(models) > 2:  # noqa: PLR2004 - more than one pair
+                        console.print(Text(f"\n--- {model.model} on {target.name}", style="bold"))
+                    plan = replace(model, when_unloaded="load") if reference else model
+                    good = await _probe_one(prober, plan, reference=reference, as_json=as_json, console=console)
+                    status = status if good else 1
+    finally:
+        await gpus.close()
+    return status
+
+
+async def _probe_one(prober: Prober, plan: ModelPlan, *, reference: bool, as_json: bool, console: Console) -> bool:
+    pair, chunks = prober.target.pair(plan), ChunkTimes()
+    try:
+        async with live_line(console, f"{pair.model} on {pair.target}", lambda: len(chunks.times)):
+            outcome = await prober.probe(plan, chunks=chunks, bare=reference)
+    except ProbeError as error:
+        _tell_failure(console, pair, error, as_json=as_json)
+        return False
+    if not isinstance(outcome, Reading):
+        if as_json:
+            _print_json(pair, skipped=outcome, remedy=SKIPS[outcome])
+        else:
+            console.print(Text(f"{pair.model} on {pair.target} was skipped ({outcome}): {SKIPS[outcome]}"))
+        return False
+    if reference and outcome.words is not None:
+        outcome = replace(outcome, words=len(outcome.text.split()))
+    if as_json:
+        _print_json(pair, **figures(outcome))
+    else:
+        print_reading(console, pair, outcome)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The clean rates of one pair, in tokens per second."""
+
+    pair: Pair
+    model: str
+    rates: tuple[float, ...]
+
+    @property
+    def spread(self) -> str:
+        """The median's company, in words."""
+        low, high = min(self.rates), max(self.rates)
+        return f"{len(self.rates)} clean runs, {low:.1f} to {high:.1f}, spread {(high - low) / median(self.rates):.1%}"
+
+
+async def calibrate(targets: Sequence[TargetPlan], *, runs: int, console: Console) -> tuple[str, bool]:
+    """Probe each pair `runs` times as the daemon would; return the YAML lines, and whether every pair has its own.
+
+    Truncated readings, and those taken beside other work on the GPU, do not count. A pair with fewer than half of its
+    runs clean gets no line.
+    """
+    gpus = await open_gpus(log)
+    calibrated: list[tuple[TargetPlan, list[Calibration]]] = []
+    complete = True
+    try:
+        for target in targets:
+            async with _prober(target, gpus) as (prober, server):
+                try:
+                    models = await _models(target, server)
+                except ProbeError as error:
+                    _tell_failure(console, Pair(target.name, str(target.models)), error)
+                    complete = False
+                    continue
+                found = [await _calibrate_one(prober, model, runs, console) for model in models]
+                kept = [calibration for calibration in found if 2 * len(calibration.rates) >= runs]
+                complete = complete and len(kept) == len(found)
+                calibrated.append((target, kept))
+    finally:
+        await gpus.close()
+    return calibration_yaml(calibrated), complete
+
+
+async def _calibrate_one(prober: Prober, plan: ModelPlan, runs: int, console: Console) -> Calibration:
+    pair, rates = prober.target.pair(plan), []
+    for run in range(1, runs + 1):
+        chunks = ChunkTimes()
+        label = f"{pair.model} on {pair.target}, run {run} of {runs}"
+        try:
+            async with live_line(console, label, lambda chunks=chunks: len(chunks.times)):  # type: ignore[misc]
+                outcome = await prober.probe(plan, chunks=chunks)
+        except ProbeError as error:
+            _tell_failure(console, pair, error)
+            continue
+        if not isinstance(outcome, Reading):
+            console.print(Text(f"{label}: skipped ({outcome}): {SKIPS[outcome]}"))
+            continue
+        beside = outcome.contended.get("gpu") or outcome.contended.get("model")
+        note = "not counted: the stream was cut" if outcome.truncated else "not counted: contended" if beside else ""
+        if not note:
+            rates.append(outcome.decode_tokens_per_second)
+        console.print(Text(f"{label}: {outcome.decode_tokens_per_second:.1f} tokens/s {note}".rstrip()))
+    return Calibration(pair, plan.model, tuple(rates))
+
+
+def calibration_yaml(calibrated: Sequence[tuple[TargetPlan, Sequence[Calibration]]]) -> str:
+    """Return the configuration lines, each expected rate with the spread it was seen with."""
+
+    def quoted(text: str) -> str:
+        return yaml.safe_dump(text, default_style='"', width=10**6, allow_unicode=True).strip()
+
+    lines = ["targets:"]
+    for target, calibrations in calibrated:
+        lines += [f"  - name: {quoted(target.name)}", f"    url: {quoted(target.url)}", "    models:"]
+        for calibration in calibrations:
+            rate = f"{median(calibration.rates):.1f}"
+            lines += [
+                f"      - name: {quoted(calibration.model)}",
+                f"        expected_decode_tokens_per_second: {rate}  # {calibration.spread}",
+            ]
+        if not calibrations:
+            lines[-1] += " []  # no pair had enough clean runs"
+    return "\n".join(lines) + "\n"
+
+
+async def show_gpus(targets: Sequence[TargetPlan], console: Console) -> int:
+    """Show the cards of this machine, and how the label of each model on a local target would be chosen."""
+    gpus = await open_gpus(log)
+    subjects, remote = [], []
+    try:
+        for target in targets:
+            if not target.local:
+                remote.append(target.name)
+                continue
+            async with _prober(target, gpus) as (prober, server):
+                try:
+                    subjects += [await prober.subject(model) for model in await _models(target, server)]
+                except ProbeError as error:
+                    _tell_failure(console, Pair(target.name, "any model"), error)
+        report = await describe(gpus, subjects)
+    finally:
+        await gpus.close()
+    for columns, rows, nothing in (
+        (CARD_COLUMNS, report.cards, "No GPU can be read from here."),
+        (LABEL_COLUMNS, report.labels, "No local target answers."),
+    ):
+        table = Table(*columns)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table if rows else nothing, soft_wrap=False)
+    if remote:
+        names = ", ".join(remote)
+        console.print(Text(f"On other machines, labelled by their `gpu` key or by what the server claims: {names}"))
+    return 0

@@ -1,0 +1,1 @@
+"""What is known of each probed model: counters and the last reading."""

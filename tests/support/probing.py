@@ -1,0 +1,62 @@
+"""A prober on a real HTTP server, and the plans that tests give it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from exporter.gpu.base import Gpus
+from exporter.gpu.none import NoGpus
+from exporter.ollama.chain import ReferenceChain
+from exporter.ollama.client import Server
+from exporter.plan import ModelPlan, TargetPlan, Workload
+from exporter.probing.prober import Prober
+
+QUESTION = "What are the 50 most imporant concepts in a college level course on deep learning?"
+TEMPLATE = "Question: {question}\n\nAnswer: Let's think step by step."
+
+
+def workload(**changes: Any) -> Workload:
+    """Return the default workload with fewer tokens, so that a test is short."""
+    fields: dict[str, Any] = {
+        "template": TEMPLATE,
+        "question": QUESTION,
+        "num_predict": 32,
+        "temperature": 0,
+        "seed": 42,
+        "reasoning": False,
+    }
+    return Workload(**(fields | changes))
+
+
+def model_plan(model: str = "llama3.1", **changes: Any) -> ModelPlan:
+    """Return a plan with short limits."""
+    fields: dict[str, Any] = {
+        "model": model,
+        "workload": workload(),
+        "interval_seconds": 60,
+        "timeout_seconds": 5,
+        "load_timeout_seconds": 5,
+        "when_unloaded": "load",
+    }
+    return ModelPlan(**(fields | changes))
+
+
+def target_plan(url: str, *models: ModelPlan, **changes: Any) -> TargetPlan:
+    """Return a target named `t`."""
+    fields: dict[str, Any] = {"name": "t", "url": url, "models": models, "defaults": model_plan("")}
+    return TargetPlan(**(fields | changes))
+
+
+@contextlib.asynccontextmanager
+async def probing(url: str, gpus: Gpus | None = None, **changes: Any) -> AsyncIterator[Prober]:
+    """Yield a prober on the server at `url`, and close its connections."""
+    target = target_plan(url, **changes)
+    server = Server(target)
+    chain = ReferenceChain(target, server.auth)
+    try:
+        yield Prober(target, server, chain, gpus or NoGpus())
+    finally:
+        await chain.close()
+        await server.close()
