@@ -99,7 +99,7 @@ async def open_gpus(log: logging.Logger) -> Gpus:
     """Return the cards of this machine, or none. What was found is said once, at info level; nothing is raised."""
     from exporter.gpu.monitor import open_nvidia  # noqa: PLC0415 - likewise
     from exporter.gpu.none import NoGpus  # noqa: PLC0415 - it imports this module
-    from exporter.gpu.nvml import NoDriverError  # noqa: PLC0415 - likewise
+    from exporter.gpu.nvidia import NoDriverError  # noqa: PLC0415 - likewise
 
     try:
         return await open_nvidia(log)

@@ -15,7 +15,7 @@ from exporter.gpu.contention import contention
 from exporter.gpu.evidence import CardEvidence, Evidence, state
 from exporter.gpu.labels import Choice, Labels, choose
 from exporter.gpu.none import ClaimWatch, claim
-from exporter.gpu.nvml import NoDriverError, Nvml
+from exporter.gpu.nvidia import NoDriverError, Nvml
 from exporter.gpu.processes import Processes
 from exporter.gpu.recording import Clock, Recording
 from exporter.gpu.worker import Worker

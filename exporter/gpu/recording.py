@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from exporter.gpu.evidence import CardEvidence, Counters, Evidence, Sample
-from exporter.gpu.nvml import Fixed, Nvml
+from exporter.gpu.nvidia import Fixed, Nvml
 from exporter.gpu.processes import Processes
 
 LOOK_SECONDS = 2.0

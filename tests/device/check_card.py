@@ -38,7 +38,7 @@ from support.card_rig import (  # noqa: E402
 from support.nvml_recording import Recorder  # noqa: E402
 
 from exporter.gpu.monitor import open_nvidia  # noqa: E402
-from exporter.gpu.nvml import INSTANT_POWER_FIELD, Nvml  # noqa: E402
+from exporter.gpu.nvidia import INSTANT_POWER_FIELD, Nvml  # noqa: E402
 from exporter.gpu.processes import Processes  # noqa: E402
 from exporter.reading import CPU, Observation  # noqa: E402
 

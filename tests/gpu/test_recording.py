@@ -10,7 +10,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from exporter.gpu.nvml import Nvml
+from exporter.gpu.nvidia import Nvml
 from exporter.gpu.processes import Processes
 from exporter.gpu.recording import Clock, Recording
 

@@ -13,7 +13,7 @@ from support.gpu_stage import H100, LOG, Stage, fails
 from exporter.gpu.base import open_gpus
 from exporter.gpu.monitor import open_nvidia
 from exporter.gpu.none import NoGpus
-from exporter.gpu.nvml import NoDriverError
+from exporter.gpu.nvidia import NoDriverError
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Which GPU ran a model, and how it fared meanwhile."""
