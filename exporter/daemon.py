@@ -18,9 +18,9 @@ from prometheus_client import CollectorRegistry
 
 from exporter import __version__
 from exporter.errors import SettingsError
-from exporter.gpu.base import Gpus, open_gpus
+from exporter.gpu.base import GpuMonitor, open_gpu_monitor
 from exporter.metrics.families import ProbeMetrics
-from exporter.plan import ModelPlan, Pair, TargetPlan
+from exporter.plan import ModelKey, ModelPlan, TargetPlan
 from exporter.settings import Settings
 from exporter.web.server import WebServer
 
@@ -74,7 +74,7 @@ class Daemon:
         self._plans = _by_name(self.settings)
         self.metrics = ProbeMetrics(registry)
         self._targets: dict[str, Target] = {}
-        self._gpus: Gpus | None = None
+        self._gpus: GpuMonitor | None = None
         self._schedule: Schedule | None = None
         self._ready = False
         self._stop = asyncio.Event()
@@ -119,7 +119,7 @@ class Daemon:
 
     async def _work(self) -> None:
         target_module = await import_late("exporter.probing.target")
-        self._gpus = await open_gpus(log)
+        self._gpus = await open_gpu_monitor(log)
         self.metrics.set_cards(self._gpus.cards())
         scheduling = await import_late("exporter.probing.schedule")
         gc.collect()
@@ -181,12 +181,12 @@ class Daemon:
             self.metrics.remove_target(name)
         await target.close()
 
-    async def _unschedule(self, pairs: Iterable[Pair]) -> None:
+    async def _unschedule(self, pairs: Iterable[ModelKey]) -> None:
         assert self._schedule is not None  # noqa: S101 - made before any target
         for pair in list(pairs):
             await self._schedule.remove(pair)
 
-    async def _drop(self, pairs: Iterable[Pair]) -> None:
+    async def _drop(self, pairs: Iterable[ModelKey]) -> None:
         gone = list(pairs)
         await self._unschedule(gone)
         for pair in gone:
@@ -194,7 +194,7 @@ class Daemon:
             if self._gpus is not None:
                 self._gpus.forget(pair)
 
-    async def _follow_models(self, target: Target, models: dict[Pair, ModelPlan]) -> None:
+    async def _follow_models(self, target: Target, models: dict[ModelKey, ModelPlan]) -> None:
         """Schedule a target's models: at its start spread over the interval, one that comes later at once."""
         assert self._schedule is not None  # noqa: S101 - made before any target
         await self._drop(pair for pair in target.models if pair not in models)
@@ -210,7 +210,7 @@ class Daemon:
             )
             self._schedule.add(pair, plan.interval_seconds, first_in_seconds)
 
-    async def _probe(self, pair: Pair) -> None:
+    async def _probe(self, pair: ModelKey) -> None:
         await self._targets[pair.target].probe(pair)
 
     async def _shut_down(self, work: asyncio.Task[None] | None) -> None:

@@ -18,7 +18,7 @@ def short_name(model: str) -> str:
     return model.removesuffix(":latest")
 
 
-class Pair(NamedTuple):
+class ModelKey(NamedTuple):
     """One model on one target, as the label values that tell it apart."""
 
     target: str
@@ -86,6 +86,6 @@ class TargetPlan:
     ca_file: Path | None = None
     insecure_skip_verify: bool = False
 
-    def pair(self, plan: ModelPlan) -> Pair:
+    def pair(self, plan: ModelPlan) -> ModelKey:
         """Return the label values of one of this target's models."""
-        return Pair(self.name, short_name(plan.model))
+        return ModelKey(self.name, short_name(plan.model))

@@ -88,7 +88,7 @@ class GpuState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class GpuObservation:
     """What the GPU room saw of one probe."""
 
     label: str

@@ -19,9 +19,9 @@ from support.probing import model_plan, target_plan, workload
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
-from exporter.gpu.none import NoGpus
+from exporter.gpu.none import NoGpuMonitor
 from exporter.metrics.families import ProbeMetrics
-from exporter.plan import Pair, TargetPlan
+from exporter.plan import ModelKey, TargetPlan
 from exporter.probing.target import Target
 
 LANES = 10
@@ -83,7 +83,7 @@ class Lane:
     engine: ScriptedEngine
     server: OllamaServer
     target: Target
-    pair: Pair
+    pair: ModelKey
     ended: int = 0
     cancelled: int = 0
     scenes: itertools.cycle[Scene | None] = field(default_factory=lambda: itertools.cycle(SCENES))
@@ -129,7 +129,7 @@ async def open_lane(name: str, metrics: ProbeMetrics) -> AsyncIterator[Lane]:
     engine = ScriptedEngine([ScriptedModel(tokens_per_second=4000, load_seconds=0.06, prefill_seconds=0.005)])
     async with OllamaServer(engine) as server:
         plan: TargetPlan = target_plan(server.url, model_plan(), name=name)
-        target = Target(plan, NoGpus(), metrics, lambda *_: asyncio.sleep(0))
+        target = Target(plan, NoGpuMonitor(), metrics, lambda *_: asyncio.sleep(0))
         pair = plan.pair(model_plan())
         metrics.add_pair(pair, model_plan())
         try:
@@ -154,14 +154,14 @@ def held() -> dict[str, Counter[str]]:
     }
 
 
-def counts(registry: CollectorRegistry) -> dict[Pair, Counter[str]]:
+def counts(registry: CollectorRegistry) -> dict[ModelKey, Counter[str]]:
     """Return each pair's runs, and how they ended, as they are told now."""
-    found: dict[Pair, Counter[str]] = {}
+    found: dict[ModelKey, Counter[str]] = {}
     for metric in registry.collect():
         for sample in metric.samples:
             name = sample.name.removeprefix("ollama_probe_")
             if name in {"runs_total", "successes_total", "failures_total", "cancelled_total"}:
-                pair = Pair(sample.labels["target"], sample.labels["model"])
+                pair = ModelKey(sample.labels["target"], sample.labels["model"])
                 found.setdefault(pair, Counter())[name] += int(sample.value)
                 if "reason" in sample.labels:
                     found[pair][sample.labels["reason"]] += int(sample.value)

@@ -21,13 +21,13 @@ from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.errors import Reason
 from exporter.metrics.families import READINGS, ProbeMetrics, metrics_table
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.probing.schedule import Schedule
 from exporter.reading import SkipReason
 from exporter.web.server import WebServer
 
 parse: Callable[[str], Iterable[Metric]] = parse_openmetrics
-PAIR = Pair("gpu-a", "llama3.1")
+PAIR = ModelKey("gpu-a", "llama3.1")
 INTERVAL = PLAN.interval_seconds
 AGE_LIMIT = 2 * INTERVAL + PLAN.timeout_seconds
 
@@ -40,7 +40,7 @@ class Line:
         self.metrics = ProbeMetrics(self.registry, monotonic=loop.time, collectors=())
         self.metrics.add_pair(PAIR, PLAN)
 
-        async def run(_: Pair) -> None:
+        async def run(_: ModelKey) -> None:
             await probe(self.metrics)
 
         self.schedule = Schedule(run, self.metrics.skipped, max_concurrent_probes=4)

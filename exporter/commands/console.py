@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.reading import Reading
-from exporter.state.model_state import PairStatus
+from exporter.state.model_state import ModelStatus
 
 REFRESHES_PER_SECOND = 4
 PIPED_WIDTH = 500
@@ -57,7 +57,7 @@ def _known(value: int | None) -> str:
     return "unknown" if value is None else str(value)
 
 
-def print_reading(console: Console, pair: Pair, reading: Reading) -> None:
+def print_reading(console: Console, pair: ModelKey, reading: Reading) -> None:
     """Print what the reference program printed, then what Ollama says."""
     rate, stages, loaded = reading.tokens_per_second, reading.stages, reading.model_load_seconds
     contended = sorted(by for by, seen in reading.contended.items() if seen)
@@ -112,7 +112,7 @@ async def live_line(console: Console, label: str, count_chunks: Callable[[], int
             refreshing.cancel()
 
 
-def readings_table(rows: Sequence[PairStatus]) -> Table:
+def readings_table(rows: Sequence[ModelStatus]) -> Table:
     """Return the present readings as a table."""
     table = Table(title="Present readings", title_justify="left")
     for name in ("target", "model", "gpu"):

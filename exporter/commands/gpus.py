@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from exporter.gpu.base import Gpus, Subject
+from exporter.gpu.base import GpuMonitor, ProbedModel
 
 CARD_COLUMNS = ("index", "name", "uuid", "pci bus id", "vendor", "driver")
 LABEL_COLUMNS = ("target", "model", "gpu", "why")
@@ -21,7 +21,7 @@ class Report:
     labels: tuple[Row, ...]
 
 
-async def describe(gpus: Gpus, subjects: Iterable[Subject]) -> Report:
+async def describe(gpus: GpuMonitor, subjects: Iterable[ProbedModel]) -> Report:
     """Return the cards, and for each subject the label that it would get now and the reason."""
     cards = tuple(
         (str(card.index), card.name, card.uuid, card.pci_bus_id, card.vendor, card.driver_version)

@@ -18,11 +18,11 @@ from rich.text import Text
 from exporter.commands.console import figures, live_line, open_console, print_reading
 from exporter.commands.gpus import CARD_COLUMNS, LABEL_COLUMNS, describe
 from exporter.errors import ProbeError, Reason
-from exporter.gpu.base import Gpus, open_gpus
-from exporter.ollama.chain import ChunkTimes, ReferenceChain
-from exporter.ollama.client import Server
+from exporter.gpu.base import GpuMonitor, open_gpu_monitor
+from exporter.ollama.chain import ChunkRecorder, ReferenceChain
+from exporter.ollama.client import OllamaClient
 from exporter.ollama.error_mapping import probe_error
-from exporter.plan import ModelPlan, Pair, TargetPlan
+from exporter.plan import ModelKey, ModelPlan, TargetPlan
 from exporter.probing.prober import Prober
 from exporter.probing.target import discover
 from exporter.reading import Reading, SkipReason
@@ -39,8 +39,8 @@ SKIPS = {
 
 
 @contextlib.asynccontextmanager
-async def _prober(target: TargetPlan, gpus: Gpus) -> AsyncIterator[tuple[Prober, Server]]:
-    server = Server(target)
+async def _prober(target: TargetPlan, gpus: GpuMonitor) -> AsyncIterator[tuple[Prober, OllamaClient]]:
+    server = OllamaClient(target)
     chain = ReferenceChain(target, server.auth)
     try:
         yield Prober(target, server, chain, gpus), server
@@ -49,7 +49,7 @@ async def _prober(target: TargetPlan, gpus: Gpus) -> AsyncIterator[tuple[Prober,
         await server.close()
 
 
-async def _models(target: TargetPlan, server: Server) -> Sequence[ModelPlan]:
+async def _models(target: TargetPlan, server: OllamaClient) -> Sequence[ModelPlan]:
     if not isinstance(target.models, str):
         return target.models
     try:
@@ -62,7 +62,7 @@ async def _models(target: TargetPlan, server: Server) -> Sequence[ModelPlan]:
     return tuple(models.values())
 
 
-def _tell_failure(console: Console, pair: Pair, error: ProbeError, *, as_json: bool = False) -> None:
+def _tell_failure(console: Console, pair: ModelKey, error: ProbeError, *, as_json: bool = False) -> None:
     if as_json:
         _print_json(pair, reason=error.reason, detail=error.detail, remedy=error.remedy)
         return
@@ -70,7 +70,7 @@ def _tell_failure(console: Console, pair: Pair, error: ProbeError, *, as_json: b
     console.print(Text(f"Remedy: {error.remedy}"))
 
 
-def _print_json(pair: Pair, **fields: Any) -> None:
+def _print_json(pair: ModelKey, **fields: Any) -> None:
     print(json.dumps(pair._asdict() | fields))  # noqa: T201 - the command's output
 
 
@@ -79,7 +79,7 @@ async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool
 
     `reference` asks as the reference program does: without options, and counting the words of the answer alone.
     """
-    gpus = await open_gpus(log)
+    gpus = await open_gpu_monitor(log)
     status = 0
     try:
         for target in targets:
@@ -87,7 +87,7 @@ async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool
                 try:
                     models = await _models(target, server)
                 except ProbeError as error:
-                    _tell_failure(console, Pair(target.name, str(target.models)), error, as_json=as_json)
+                    _tell_failure(console, ModelKey(target.name, str(target.models)), error, as_json=as_json)
                     status = 1
                     continue
                 for model in models:
@@ -102,7 +102,7 @@ async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool
 
 
 async def _probe_one(prober: Prober, plan: ModelPlan, *, reference: bool, as_json: bool, console: Console) -> bool:
-    pair, chunks = prober.target.pair(plan), ChunkTimes()
+    pair, chunks = prober.target.pair(plan), ChunkRecorder()
     try:
         async with live_line(console, f"{pair.model} on {pair.target}", lambda: len(chunks.times)):
             outcome = await prober.probe(plan, chunks=chunks, bare=reference)
@@ -128,7 +128,7 @@ async def _probe_one(prober: Prober, plan: ModelPlan, *, reference: bool, as_jso
 class Calibration:
     """The clean rates of one pair, in tokens per second."""
 
-    pair: Pair
+    pair: ModelKey
     model: str
     rates: tuple[float, ...]
 
@@ -145,7 +145,7 @@ async def calibrate(targets: Sequence[TargetPlan], *, runs: int, console: Consol
     Truncated readings, and those taken beside other work on the GPU, do not count. A pair with fewer than half of its
     runs clean gets no line.
     """
-    gpus = await open_gpus(log)
+    gpus = await open_gpu_monitor(log)
     calibrated: list[tuple[TargetPlan, list[Calibration]]] = []
     complete = True
     try:
@@ -154,7 +154,7 @@ async def calibrate(targets: Sequence[TargetPlan], *, runs: int, console: Consol
                 try:
                     models = await _models(target, server)
                 except ProbeError as error:
-                    _tell_failure(console, Pair(target.name, str(target.models)), error)
+                    _tell_failure(console, ModelKey(target.name, str(target.models)), error)
                     complete = False
                     continue
                 found = [await _calibrate_one(prober, model, runs, console) for model in models]
@@ -169,7 +169,7 @@ async def calibrate(targets: Sequence[TargetPlan], *, runs: int, console: Consol
 async def _calibrate_one(prober: Prober, plan: ModelPlan, runs: int, console: Console) -> Calibration:
     pair, rates = prober.target.pair(plan), []
     for run in range(1, runs + 1):
-        chunks = ChunkTimes()
+        chunks = ChunkRecorder()
         label = f"{pair.model} on {pair.target}, run {run} of {runs}"
         try:
             async with live_line(console, label, lambda chunks=chunks: len(chunks.times)):  # type: ignore[misc]
@@ -210,7 +210,7 @@ def calibration_yaml(calibrated: Sequence[tuple[TargetPlan, Sequence[Calibration
 
 async def show_gpus(targets: Sequence[TargetPlan], console: Console) -> int:
     """Show the cards of this machine, and how the label of each model on a local target would be chosen."""
-    gpus = await open_gpus(log)
+    gpus = await open_gpu_monitor(log)
     subjects, remote = [], []
     try:
         for target in targets:
@@ -221,7 +221,7 @@ async def show_gpus(targets: Sequence[TargetPlan], console: Console) -> int:
                 try:
                     subjects += [await prober.subject(model) for model in await _models(target, server)]
                 except ProbeError as error:
-                    _tell_failure(console, Pair(target.name, "any model"), error)
+                    _tell_failure(console, ModelKey(target.name, "any model"), error)
         report = await describe(gpus, subjects)
     finally:
         await gpus.close()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exporter.gpu.base import Subject
+from exporter.gpu.base import ProbedModel
 from exporter.gpu.evidence import CardEvidence, Evidence
 
 IDLE_SHARE = 0.005
@@ -43,7 +43,7 @@ HELD_OF_CLAIM = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Attribution:
     """What the evidence of one probe says."""
 
     cards: tuple[int, ...] | None
@@ -53,18 +53,18 @@ class Verdict:
     reason: str
 
 
-def attribute(evidence: Evidence, subject: Subject) -> Verdict:
+def attribute(evidence: Evidence, subject: ProbedModel) -> Attribution:
     """Return which cards ran the model, by processes first and activity second."""
     cards = evidence.cards
     ours = {pid for pid, blob in evidence.runners.items() if blob == subject.blob}
     holders = {number: ours & holding(card) for number, card in enumerate(cards)}
     if any(card.mig for card in cards) and not any(pids for number, pids in holders.items() if not cards[number].mig):
-        return Verdict(cards=None, reason="a card is in MIG mode, and what runs on its parts cannot be told apart")
+        return Attribution(cards=None, reason="a card is in MIG mode, and what runs on its parts cannot be told apart")
     if any(holders.values()):
         return by_process(cards, holders)
     runner = min(ours, default=None)
     if runner is not None and pids_map(evidence):
-        return Verdict(cards=(), runner=runner, reason=f"its runner (pid {runner}) is on no card")
+        return Attribution(cards=(), runner=runner, reason=f"its runner (pid {runner}) is on no card")
     return by_activity(cards, subject, runner)
 
 
@@ -84,7 +84,7 @@ def pids_map(evidence: Evidence) -> bool:
     return evidence.machine_pids or (bool(listed) and listed <= evidence.visible)
 
 
-def by_process(cards: Sequence[CardEvidence], holders: Mapping[int, set[int]]) -> Verdict:
+def by_process(cards: Sequence[CardEvidence], holders: Mapping[int, set[int]]) -> Attribution:
     """Return the cards on which the model's runner worked; of two runners of one model, the busier one's."""
     busy = {
         pid: sum((card.shares or {}).get(pid, 0.0) for card in cards) for pid in sorted(set().union(*holders.values()))
@@ -95,7 +95,7 @@ def by_process(cards: Sequence[CardEvidence], holders: Mapping[int, set[int]]) -
     worked = tuple(number for number in held if works(cards[number], runner, largest))
     places = " and ".join(f"card {number}" for number in worked or held)
     doing = "is on" if worked else "did nothing on"
-    return Verdict(cards=worked, runner=runner, reason=f"its runner (pid {runner}) {doing} {places}")
+    return Attribution(cards=worked, runner=runner, reason=f"its runner (pid {runner}) {doing} {places}")
 
 
 def works(card: CardEvidence, runner: int, largest: int) -> bool:
@@ -107,7 +107,7 @@ def works(card: CardEvidence, runner: int, largest: int) -> bool:
     return share is None or share >= IDLE_SHARE or not quiet(card)
 
 
-def by_activity(cards: Sequence[CardEvidence], subject: Subject, runner: int | None) -> Verdict:
+def by_activity(cards: Sequence[CardEvidence], subject: ProbedModel, runner: int | None) -> Attribution:
     """Return the cards that rose during the probe, nothing where all stayed quiet, None where neither can be said."""
     risen = busiest({number: card for number, card in enumerate(cards) if rose(card)})
     if risen:
@@ -116,15 +116,17 @@ def by_activity(cards: Sequence[CardEvidence], subject: Subject, runner: int | N
         used = [cards[number].memory_used_bytes for number in risen]
         known = [one for one in used if one is not None]
         if claimed == 0 or (claimed and len(known) == len(used) and sum(known) < HELD_OF_CLAIM * claimed):
-            return Verdict(cards=None, reason=f"{places} worked during the probe, but cannot have held the model")
-        return Verdict(cards=risen, runner=runner, reason=f"{places} rose from idle during the probe")
+            return Attribution(cards=None, reason=f"{places} worked during the probe, but cannot have held the model")
+        return Attribution(cards=risen, runner=runner, reason=f"{places} rose from idle during the probe")
     if all(quiet(card) for card in cards):
-        return Verdict(cards=(), runner=runner, reason="every card stayed idle during the probe")
+        return Attribution(cards=(), runner=runner, reason="every card stayed idle during the probe")
     if any(card.seconds < WATCHED_SECONDS for card in cards):
-        return Verdict(
+        return Attribution(
             cards=None, reason="no runner of the model is seen on a card, and no long enough probe tells more"
         )
-    return Verdict(cards=None, reason="no runner of the model is seen on a card, and no card clearly worked or idled")
+    return Attribution(
+        cards=None, reason="no runner of the model is seen on a card, and no card clearly worked or idled"
+    )
 
 
 def busiest(risen: Mapping[int, CardEvidence]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Which GPU ran a model, and how it fared meanwhile: the seam between a probe and a vendor's library.
 
-A second vendor fits in as another `Gpus`, chosen in `open_gpus`; nothing of the first has to change. The rules that
+A second vendor fits in as another `GpuMonitor`, chosen in `open_gpu_monitor`. The rules that
 hold for any vendor (who ran the model, who else was there, what is remembered) are in `attribution`, `contention` and
 `labels`, and read the plain values of `evidence`. A reader for AMD's sysfs would have to provide, for each card under
 `/sys/class/drm/card*/device`:
@@ -23,8 +23,8 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from exporter.plan import Pair
-from exporter.reading import Observation
+from exporter.plan import ModelKey
+from exporter.reading import GpuObservation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +40,10 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class ProbedModel:
     """What is known of a model that is about to be probed."""
 
-    pair: Pair
+    pair: ModelKey
     local: bool
     """Whether its server runs on this machine."""
     configured: str | None
@@ -69,40 +69,40 @@ class Watch(Protocol):
     def first_token(self) -> None:
         """Say that the first text has just arrived: the state to report begins here."""
 
-    async def finish(self) -> Observation:
+    async def finish(self) -> GpuObservation:
         """End the watch at the last token and return what was seen. Never raises for what a card cannot tell."""
 
     def abandon(self) -> None:
         """End the watch of a probe that failed or was cancelled."""
 
 
-class Gpus(Protocol):
+class GpuMonitor(Protocol):
     """The cards of this machine."""
 
     def cards(self) -> tuple[Card, ...]:
         """Return the cards found at start."""
 
-    async def watch(self, subject: Subject) -> Watch:
+    async def watch(self, subject: ProbedModel) -> Watch:
         """Begin to watch, just before the request is sent."""
 
-    async def explain(self, subject: Subject) -> Explanation:
+    async def explain(self, subject: ProbedModel) -> Explanation:
         """Return how the label would be chosen from what can be seen now, without a probe."""
 
-    def forget(self, pair: Pair) -> None:
+    def forget(self, pair: ModelKey) -> None:
         """Drop what is remembered of a pair that left the configuration."""
 
     async def close(self) -> None:
         """Release the vendor's library."""
 
 
-async def open_gpus(log: logging.Logger) -> Gpus:
+async def open_gpu_monitor(log: logging.Logger) -> GpuMonitor:
     """Return the cards of this machine, or none. What was found is said once, at info level; nothing is raised."""
     from exporter.gpu.monitor import open_nvidia  # noqa: PLC0415 - likewise
-    from exporter.gpu.none import NoGpus  # noqa: PLC0415 - it imports this module
+    from exporter.gpu.none import NoGpuMonitor  # noqa: PLC0415 - it imports this module
     from exporter.gpu.nvidia import NoDriverError  # noqa: PLC0415 - likewise
 
     try:
         return await open_nvidia(log)
     except NoDriverError as error:
         log.info("no GPU can be read here, so the gpu label is the configured one or the server's claim: %s", error)
-        return NoGpus()
+        return NoGpuMonitor()

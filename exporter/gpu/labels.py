@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from exporter.gpu.attribution import Verdict
-from exporter.gpu.base import Subject
-from exporter.plan import Pair
+from exporter.gpu.attribution import Attribution
+from exporter.gpu.base import ProbedModel
+from exporter.plan import ModelKey
 from exporter.reading import CPU, UNKNOWN
 
 
@@ -26,7 +26,7 @@ class Choice:
     reason: str
 
 
-def choose(verdict: Verdict, subject: Subject, names: Sequence[str], *, mig: bool) -> Choice:
+def choose(verdict: Attribution, subject: ProbedModel, names: Sequence[str], *, mig: bool) -> Choice:
     """Return the label of a model on this machine: what was seen, else the configured one, else the only card's.
 
     `mig` says that a card is in MIG mode: such a card is not taken for the only one.
@@ -47,17 +47,17 @@ def choose(verdict: Verdict, subject: Subject, names: Sequence[str], *, mig: boo
 class Remembered:
     """What holds of one pair, and what the newest probe said against it."""
 
-    holds: Verdict
-    against: Verdict | None = None
+    holds: Attribution
+    against: Attribution | None = None
 
 
 @dataclass(slots=True)
 class Labels:
     """What was observed of each pair. It holds until evidence of two probes, or a changed runner, overturns it."""
 
-    remembered: dict[Pair, Remembered] = field(default_factory=dict)
+    remembered: dict[ModelKey, Remembered] = field(default_factory=dict)
 
-    def settle(self, pair: Pair, verdict: Verdict) -> Verdict:
+    def settle(self, pair: ModelKey, verdict: Attribution) -> Attribution:
         """Take a probe's verdict and return the one that holds. A fall to the CPU holds at once."""
         past = self.remembered.get(pair)
         if verdict.cards is None:
@@ -68,12 +68,12 @@ class Labels:
         past.against = verdict
         return past.holds
 
-    def forget(self, pair: Pair) -> None:
+    def forget(self, pair: ModelKey) -> None:
         """Drop what is remembered of a pair."""
         self.remembered.pop(pair, None)
 
     @staticmethod
-    def _overturns(past: Remembered, verdict: Verdict) -> bool:
+    def _overturns(past: Remembered, verdict: Attribution) -> bool:
         moved = None not in {past.holds.runner, verdict.runner} and past.holds.runner != verdict.runner
         again = past.against is not None and past.against.cards == verdict.cards
         return not verdict.cards or verdict.cards == past.holds.cards or moved or again

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from exporter.gpu.attribution import Verdict, attribute
-from exporter.gpu.base import Card, Explanation, Subject, Watch
+from exporter.gpu.attribution import Attribution, attribute
+from exporter.gpu.base import Card, Explanation, ProbedModel, Watch
 from exporter.gpu.contention import contention
 from exporter.gpu.evidence import CardEvidence, Evidence, state
 from exporter.gpu.labels import Choice, Labels, choose
@@ -19,8 +19,8 @@ from exporter.gpu.nvidia import NoDriverError, Nvml
 from exporter.gpu.processes import Processes
 from exporter.gpu.recording import Clock, Recording
 from exporter.gpu.worker import Worker
-from exporter.plan import Pair
-from exporter.reading import Observation
+from exporter.plan import ModelKey
+from exporter.reading import GpuObservation
 
 OPEN_SECONDS = 10.0
 """How long the driver may take to wake its cards: seconds, where persistence mode is off."""
@@ -34,7 +34,7 @@ async def open_nvidia(
     processes: Processes | None = None,
     clock: Clock | None = None,
     sample_seconds: float = SAMPLE_SECONDS,
-) -> NvidiaGpus:
+) -> NvidiaMonitor:
     """Return NVIDIA's cards. `load` returns the object with NVML's function names.
 
     Raises NoDriverError, whose message says what is missing.
@@ -53,7 +53,7 @@ async def open_nvidia(
     for fixed in nvml.fixed:
         card = fixed.card
         log.info("found card %d: %s, %s, driver %s", card.index, card.name, card.uuid, card.driver_version)
-    return NvidiaGpus(
+    return NvidiaMonitor(
         nvml=nvml,
         worker=worker,
         log=log,
@@ -63,7 +63,7 @@ async def open_nvidia(
     )
 
 
-class NvidiaGpus:
+class NvidiaMonitor:
     """The room of NVIDIA's cards. It asks the driver nothing while no probe runs."""
 
     def __init__(
@@ -83,7 +83,7 @@ class NvidiaGpus:
         self._clock = clock
         self._sample_seconds = sample_seconds
         self._labels = Labels()
-        self._told: dict[Pair, str] = {}
+        self._told: dict[ModelKey, str] = {}
         self._recordings: set[Recording] = set()
         self._sampling: asyncio.Task[None] | None = None
 
@@ -91,7 +91,7 @@ class NvidiaGpus:
         """Return the cards found at start."""
         return tuple(fixed.card for fixed in self._nvml.fixed)
 
-    async def watch(self, subject: Subject) -> Watch:
+    async def watch(self, subject: ProbedModel) -> Watch:
         """Begin to watch; a server elsewhere has no card here."""
         if not subject.local:
             return ClaimWatch(subject)
@@ -102,7 +102,7 @@ class NvidiaGpus:
                 self._sampling = asyncio.create_task(self._sample())
         return NvidiaWatch(self, subject, recording)
 
-    async def explain(self, subject: Subject) -> Explanation:
+    async def explain(self, subject: ProbedModel) -> Explanation:
         """Return how the label would be chosen by what is on the cards now."""
         if not subject.local:
             return claim(subject)
@@ -111,7 +111,7 @@ class NvidiaGpus:
         choice = self._choose(verdict, subject)
         return Explanation(label=choice.label, reason=choice.reason)
 
-    def forget(self, pair: Pair) -> None:
+    def forget(self, pair: ModelKey) -> None:
         """Drop what was observed of a pair."""
         self._labels.forget(pair)
         self._told.pop(pair, None)
@@ -142,7 +142,7 @@ class NvidiaGpus:
         self.drop(recording)
         return await self._worker.ask(recording.end)
 
-    def observe(self, subject: Subject, evidence: Evidence | None) -> Observation:
+    def observe(self, subject: ProbedModel, evidence: Evidence | None) -> GpuObservation:
         """Return what the evidence of a probe says, in the light of the probes before."""
         verdict = attribute(evidence, subject) if evidence else UNANSWERED
         choice = self._choose(self._labels.settle(subject.pair, verdict), subject)
@@ -153,9 +153,9 @@ class NvidiaGpus:
             )
         uuids = tuple(self._nvml.fixed[number].card.uuid for number in choice.cards)
         if evidence is None:
-            return Observation(label=choice.label, uuids=uuids)
+            return GpuObservation(label=choice.label, uuids=uuids)
         cards = [evidence.cards[number] for number in choice.cards]
-        return Observation(
+        return GpuObservation(
             label=choice.label,
             uuids=uuids,
             state=state(cards),
@@ -163,11 +163,11 @@ class NvidiaGpus:
             peak_bandwidth_bytes_per_second=peak_bandwidth(cards),
         )
 
-    def _choose(self, verdict: Verdict, subject: Subject) -> Choice:
+    def _choose(self, verdict: Attribution, subject: ProbedModel) -> Choice:
         fixed = self._nvml.fixed
         return choose(verdict, subject, [one.card.name for one in fixed], mig=any(one.mig for one in fixed))
 
-    def _record(self, subject: Subject) -> Recording:
+    def _record(self, subject: ProbedModel) -> Recording:
         return Recording(self._nvml, self._processes, self._clock, subject.blob)
 
     async def _sample(self) -> None:
@@ -186,7 +186,7 @@ class NvidiaGpus:
 class NvidiaWatch:
     """One probe being watched; without a recording where the driver did not answer in time."""
 
-    def __init__(self, gpus: NvidiaGpus, subject: Subject, recording: Recording | None) -> None:
+    def __init__(self, gpus: NvidiaMonitor, subject: ProbedModel, recording: Recording | None) -> None:
         self._gpus = gpus
         self._subject = subject
         self._recording = recording
@@ -196,7 +196,7 @@ class NvidiaWatch:
         if self._recording is not None:
             self._gpus.first_token(self._recording)
 
-    async def finish(self) -> Observation:
+    async def finish(self) -> GpuObservation:
         """Return what was seen, at worst the label alone."""
         if self._recording is None:
             return self._gpus.observe(self._subject, None)
@@ -208,7 +208,7 @@ class NvidiaWatch:
             self._gpus.drop(self._recording)
 
 
-UNANSWERED = Verdict(cards=None, reason="the driver did not answer")
+UNANSWERED = Attribution(cards=None, reason="the driver did not answer")
 
 
 def peak_bandwidth(cards: Sequence[CardEvidence]) -> float | None:

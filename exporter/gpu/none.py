@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exporter.gpu.base import Card, Explanation, Subject, Watch
-from exporter.plan import Pair
-from exporter.reading import CPU, UNKNOWN, Observation
+from exporter.gpu.base import Card, Explanation, ProbedModel, Watch
+from exporter.plan import ModelKey
+from exporter.reading import CPU, UNKNOWN, GpuObservation
 
 
-def claim(subject: Subject) -> Explanation:
+def claim(subject: ProbedModel) -> Explanation:
     """Return `cpu` where `/api/ps` says that nothing is on a GPU, else the operator's word, else `unknown`."""
     if subject.size_vram_bytes == 0:
         return Explanation(label=CPU, reason="the server says that nothing of the model is on a GPU (size_vram 0)")
@@ -22,35 +22,35 @@ def claim(subject: Subject) -> Explanation:
 class ClaimWatch:
     """A watch that sees nothing but the claim made before the probe."""
 
-    subject: Subject
+    subject: ProbedModel
 
     def first_token(self) -> None:
         """Do nothing."""
 
-    async def finish(self) -> Observation:
+    async def finish(self) -> GpuObservation:
         """Return the claimed label and nothing else."""
-        return Observation(label=claim(self.subject).label)
+        return GpuObservation(label=claim(self.subject).label)
 
     def abandon(self) -> None:
         """Do nothing."""
 
 
-class NoGpus:
+class NoGpuMonitor:
     """The room of a machine without a card that can be read."""
 
     def cards(self) -> tuple[Card, ...]:
         """Return none."""
         return ()
 
-    async def watch(self, subject: Subject) -> Watch:
+    async def watch(self, subject: ProbedModel) -> Watch:
         """Return a watch that will repeat the claim."""
         return ClaimWatch(subject)
 
-    async def explain(self, subject: Subject) -> Explanation:
+    async def explain(self, subject: ProbedModel) -> Explanation:
         """Return the claim and what it rests on."""
         return claim(subject)
 
-    def forget(self, pair: Pair) -> None:
+    def forget(self, pair: ModelKey) -> None:
         """Remember nothing, so forget nothing."""
 
     async def close(self) -> None:

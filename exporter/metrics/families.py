@@ -36,9 +36,9 @@ from exporter.metrics.exposition import (
     number,
     one,
 )
-from exporter.plan import ModelPlan, Pair
+from exporter.plan import ModelKey, ModelPlan
 from exporter.reading import Reading, SkipReason
-from exporter.state.model_state import BUCKETS_SECONDS, PairStatus, Record, status_of
+from exporter.state.model_state import BUCKETS_SECONDS, ModelState, ModelStatus, status_of
 
 PREFIX = "ollama_probe_"
 PAIR = ("target", "model")
@@ -58,12 +58,12 @@ def _gpu(name: str, help_: str) -> Family[Reading]:
     return _reading("gpu_" + name, help_, one(lambda reading: getattr(reading.gpu_state, name, None)))
 
 
-def _status(name: str, kind: Kind, help_: str, points: Points[Record] | None = None) -> Family[Record]:
+def _status(name: str, kind: Kind, help_: str, points: Points[ModelState] | None = None) -> Family[ModelState]:
     """Return a pair's status; without `points` it is the attribute of its name less `_total`."""
     return Family(PREFIX + name, kind, PAIR, help_, points or one(attrgetter(name.removesuffix("_total"))))
 
 
-def _configured(name: str, help_: str) -> Family[Record]:
+def _configured(name: str, help_: str) -> Family[ModelState]:
     return _status(name, "gauge", help_, one(attrgetter(f"plan.{name}")))
 
 
@@ -72,7 +72,7 @@ def _stages(reading: Reading) -> Mapping[str, float]:
     return {name.removesuffix("_seconds"): seconds for name, seconds in stages.items()}
 
 
-def _durations(record: Record) -> Iterable[Point]:
+def _durations(record: ModelState) -> Iterable[Point]:
     bounds = (*map(number, BUCKETS_SECONDS), "+Inf")
     for bound, count in zip(bounds, record.durations.counts, strict=True):
         yield "_bucket", {"le": bound}, count
@@ -80,12 +80,12 @@ def _durations(record: Record) -> Iterable[Point]:
     yield "_sum", {}, record.durations.sum_seconds
 
 
-def _model(record: Record) -> Iterable[Labels]:
+def _model(record: ModelState) -> Iterable[Labels]:
     if record.reading:
         yield {name: str(value or "") for name, value in asdict(record.reading.model).items()}
 
 
-def _cards(record: Record) -> Iterable[Labels]:
+def _cards(record: ModelState) -> Iterable[Labels]:
     return [{"uuid": uuid} for uuid in dict.fromkeys(record.reading.uuids)] if record.reading else []
 
 
@@ -149,7 +149,7 @@ READINGS: tuple[Family[Reading], ...] = (
     ),
 )
 
-STATUS: tuple[Family[Record], ...] = (
+STATUS: tuple[Family[ModelState], ...] = (
     _status("success", "gauge", "1 if the last scheduled probe succeeded, else 0."),
     _status(
         "last_run_timestamp_seconds",
@@ -288,8 +288,8 @@ def runtime_collectors() -> list[Collector]:
 class _Entry(NamedTuple):
     """A record and its lines; replaced as one, so that a scrape never sees half of an update."""
 
-    record: Record
-    status: Block[Record]
+    record: ModelState
+    status: Block[ModelState]
     reading: Block[Reading] | None
 
 
@@ -311,7 +311,7 @@ class ProbeMetrics:
         self.registry = registry
         self._clock = clock
         self._monotonic = monotonic
-        self._entries: dict[Pair, _Entry] = {}
+        self._entries: dict[ModelKey, _Entry] = {}
         self._servers: dict[str, Block[str | None]] = {}
         self._cards: list[Block[Card]] = []
         self._program = [Block(PROGRAM, {}, None)]
@@ -324,36 +324,36 @@ class ProbeMetrics:
 
     # What has happened.
 
-    def add_pair(self, pair: Pair, plan: ModelPlan) -> None:
+    def add_pair(self, pair: ModelKey, plan: ModelPlan) -> None:
         """Begin to tell of a pair, all counters at 0; or give a known one a new plan, all counters kept."""
         known = self._entries.get(pair)
         if known:
             self._store(known.record.with_plan(plan), known.reading)
         else:
-            self._store(Record(pair=pair, plan=plan), None)
+            self._store(ModelState(pair=pair, plan=plan), None)
 
-    def remove_pair(self, pair: Pair) -> None:
+    def remove_pair(self, pair: ModelKey) -> None:
         """Drop all series of a pair that left the configuration."""
         self._entries.pop(pair, None)
 
-    def succeeded(self, pair: Pair, reading: Reading, run_seconds: float) -> None:
+    def succeeded(self, pair: ModelKey, reading: Reading, run_seconds: float) -> None:
         """Take a good probe; `run_seconds` is from our turn to the verdict, loading included."""
         if entry := self._entries.get(pair):
             # The lines come first: they refuse a number that no sum may take.
             lines = Block(READINGS, {**pair._asdict(), "gpu": reading.gpu}, reading)
             self._store(entry.record.with_success(reading, run_seconds, self._monotonic()), lines)
 
-    def failed(self, pair: Pair, reason: Reason, run_seconds: float) -> None:
+    def failed(self, pair: ModelKey, reason: Reason, run_seconds: float) -> None:
         """Take a probe that measured nothing; its pair's reading is withdrawn."""
         if entry := self._entries.get(pair):
             self._store(entry.record.with_failure(reason, run_seconds, self._clock()), entry.reading)
 
-    def cancelled(self, pair: Pair) -> None:
+    def cancelled(self, pair: ModelKey) -> None:
         """Take a run that shutdown or reload ended."""
         if entry := self._entries.get(pair):
             self._store(entry.record.with_cancelled(), entry.reading)
 
-    def skipped(self, pair: Pair, reason: SkipReason, count: int = 1) -> None:
+    def skipped(self, pair: ModelKey, reason: SkipReason, count: int = 1) -> None:
         """Take `count` due runs that measured nothing; the reading stays until its age withdraws it."""
         if entry := self._entries.get(pair):
             self._store(entry.record.with_skipped(reason, count, self._clock()), entry.reading)
@@ -372,7 +372,7 @@ class ProbeMetrics:
         """Take the cards of this machine."""
         self._cards = [Block(CARDS, {}, card) for card in cards]
 
-    def _store(self, record: Record, reading: Block[Reading] | None) -> None:
+    def _store(self, record: ModelState, reading: Block[Reading] | None) -> None:
         """Write a record's lines anew, then put it in the place of the old: all or nothing."""
         status = Block(STATUS, record.pair._asdict(), record)
         self._entries[record.pair] = _Entry(record, status, reading if record.reading else None)
@@ -382,7 +382,7 @@ class ProbeMetrics:
 
     # What is told.
 
-    def rows(self) -> list[PairStatus]:
+    def rows(self) -> list[ModelStatus]:
         """Return every pair as people are shown it, in the order of their adding."""
         now = self._monotonic()
         return [status_of(entry.record, now) for entry in list(self._entries.values())]

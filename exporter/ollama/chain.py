@@ -22,7 +22,7 @@ from exporter.plan import TargetPlan, Workload
 from exporter.reading import Answer
 
 
-class ChunkTimes(BaseCallbackHandler):
+class ChunkRecorder(BaseCallbackHandler):
     """Notes each chunk's time and text, and keeps the final chunk's fields.
 
     Runs inline: LangChain hands other synchronous handlers to a thread for every token. The final chunk is taken as it
@@ -110,7 +110,7 @@ class ReferenceChain:
         num_ctx: int | None,
         keep_alive: str | int | None,
         seconds: float,
-        chunks: ChunkTimes,
+        chunks: ChunkRecorder,
         bare: bool = False,
     ) -> Answer:
         """Ask the question and return what came within the deadline.
@@ -152,7 +152,7 @@ class ReferenceChain:
 def _import_the_rest() -> None:
     """Run a chain that asks nobody: LangChain imports a part of itself in its first call, 40 ms of a first reading."""
     chain = ChatPromptTemplate.from_template("{question}") | FakeListLLM(responses=[""])
-    chain.invoke({"question": ""}, config={"callbacks": [ChunkTimes()]})
+    chain.invoke({"question": ""}, config={"callbacks": [ChunkRecorder()]})
 
 
 _import_the_rest()

@@ -12,7 +12,7 @@ from typing import Any, Self
 import httpx
 
 from exporter.errors import ProbeError, Reason
-from exporter.ollama.error_mapping import answer_error, probe_error, translate
+from exporter.ollama.error_mapping import answer_error, map_error, probe_error
 from exporter.ollama.transport import TargetAuth, TargetTransport, no_cookies, request_timeout
 from exporter.plan import TargetPlan
 
@@ -130,7 +130,7 @@ def _loaded(entry: Mapping[str, Any]) -> LoadedModel:
     )
 
 
-class Server:
+class OllamaClient:
     """One Ollama server, asked over HTTP. Every method raises `ProbeError` where no proper answer came."""
 
     def __init__(self, plan: TargetPlan, on_answer: Callable[[str | None], None] = lambda _: None) -> None:
@@ -165,7 +165,7 @@ class Server:
         except TimeoutError as error:
             raise probe_error(Reason.TIMEOUT, f"no answer to {path} within {seconds:g} s") from error
         except Exception as error:  # whatever it is, it becomes one of the reasons
-            raise translate(error, self.auth.redact) from error
+            raise map_error(error, self.auth.redact) from error
         if not response.is_success:
             raise answer_error(response.status_code, response.text, self.auth.redact)
         try:

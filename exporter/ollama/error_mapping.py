@@ -135,7 +135,7 @@ def _read_by_ollama(error: BaseException) -> bool:
     return "ollama" in packages and packages[-1] != "exporter"
 
 
-def translate(error: BaseException, redact: Redact = str) -> ProbeError:
+def map_error(error: BaseException, redact: Redact = str) -> ProbeError:
     """Return the `ProbeError` for any exception; one that nobody named is `internal`, its traceback kept as cause."""
     if isinstance(error, ProbeError):
         return error

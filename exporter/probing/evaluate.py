@@ -41,7 +41,7 @@ class Figures:
     distinct_chunks_ratio: float
 
 
-def judge(answer: Answer) -> Figures:
+def evaluate(answer: Answer) -> Figures:
     """Return the figures of a good answer; raise `ProbeError` for one that measured nothing."""
     return _finished(answer, answer.final) if answer.final is not None else _truncated(answer)
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from exporter.errors import ProbeError, Reason
-from exporter.gpu.base import Gpus, Subject
-from exporter.ollama.chain import ChunkTimes, ReferenceChain
-from exporter.ollama.client import InstalledModel, LoadedModel, ModelFile, Server, full_name, read_time
-from exporter.ollama.error_mapping import probe_error, translate
+from exporter.gpu.base import GpuMonitor, ProbedModel
+from exporter.ollama.chain import ChunkRecorder, ReferenceChain
+from exporter.ollama.client import InstalledModel, LoadedModel, ModelFile, OllamaClient, full_name, read_time
+from exporter.ollama.error_mapping import map_error, probe_error
 from exporter.plan import ModelPlan, TargetPlan
-from exporter.probing.evaluate import QUEUE_SECONDS, Figures, judge
-from exporter.reading import Answer, ContendedBy, ModelInfo, Observation, Reading, SkipReason, Stages
+from exporter.probing.evaluate import QUEUE_SECONDS, Figures, evaluate
+from exporter.reading import Answer, ContendedBy, GpuObservation, ModelInfo, Reading, SkipReason, Stages
 
 JOINED_LOAD_SECONDS = 0.05
 """A load that took less joined one that somebody else had begun."""
@@ -38,30 +38,30 @@ class Load:
 class Prober:
     """Probes the models of one target, one at a time."""
 
-    def __init__(self, target: TargetPlan, server: Server, chain: ReferenceChain, gpus: Gpus) -> None:
+    def __init__(self, target: TargetPlan, server: OllamaClient, chain: ReferenceChain, gpus: GpuMonitor) -> None:
         self.target = target
         self._server = server
         self._chain = chain
         self._gpus = gpus
 
     async def probe(
-        self, plan: ModelPlan, *, chunks: ChunkTimes | None = None, bare: bool = False
+        self, plan: ModelPlan, *, chunks: ChunkRecorder | None = None, bare: bool = False
     ) -> Reading | SkipReason:
-        """Look, load, ask, judge and give back. `bare` asks as the reference program does, without options.
+        """Look, load, ask, evaluate and give back. `bare` asks as the reference program does, without options.
 
         Raises `ProbeError` with every secret redacted; only cancellation passes through.
         """
         try:
-            return await self._probe(plan, chunks or ChunkTimes(), bare=bare)
+            return await self._probe(plan, chunks or ChunkRecorder(), bare=bare)
         except Exception as error:  # the one place where a probe's failure gets its reason
             redact = self._server.auth.redact
-            failure = translate(error, redact)
+            failure = map_error(error, redact)
             detail = redact(failure.detail)
             if failure.reason is Reason.CONNECT:
                 detail = f"{self.target.url}: {detail}"
             raise ProbeError(failure.reason, detail, redact(failure.remedy)) from error
 
-    async def _probe(self, plan: ModelPlan, chunks: ChunkTimes, *, bare: bool) -> Reading | SkipReason:
+    async def _probe(self, plan: ModelPlan, chunks: ChunkRecorder, *, bare: bool) -> Reading | SkipReason:
         await self._server.version()
         others, model = split(await self._server.loaded(), plan.model)
         load = None
@@ -74,7 +74,7 @@ class Prober:
         installed = await self._installed(plan)
         file = await self._file(plan, installed)
         answer, observation = await self._ask(plan, model, file, chunks, bare=bare)
-        figures = judge(answer)
+        figures = evaluate(answer)
         await asyncio.sleep(SETTLE_SECONDS)
         others_after, model_after = await self._look_again(plan)
         if load is not None and plan.when_unloaded == "borrow":
@@ -127,13 +127,13 @@ class Prober:
             log.debug("no model file", extra={"fields": {"target": self.target.name, "detail": error.detail}})
             return None
 
-    async def subject(self, plan: ModelPlan) -> Subject:
+    async def subject(self, plan: ModelPlan) -> ProbedModel:
         """Return what is known of a model for matching it with a card, without probing it."""
         _, model = split(await self._server.loaded(), plan.model)
         return self._subject(plan, model, await self._file(plan, await self._installed(plan)))
 
-    def _subject(self, plan: ModelPlan, model: LoadedModel | None, file: ModelFile | None) -> Subject:
-        return Subject(
+    def _subject(self, plan: ModelPlan, model: LoadedModel | None, file: ModelFile | None) -> ProbedModel:
+        return ProbedModel(
             pair=self.target.pair(plan),
             local=self.target.local,
             configured=self.target.gpu,
@@ -143,8 +143,8 @@ class Prober:
         )
 
     async def _ask(
-        self, plan: ModelPlan, model: LoadedModel | None, file: ModelFile | None, chunks: ChunkTimes, *, bare: bool
-    ) -> tuple[Answer, Observation]:
+        self, plan: ModelPlan, model: LoadedModel | None, file: ModelFile | None, chunks: ChunkRecorder, *, bare: bool
+    ) -> tuple[Answer, GpuObservation]:
         watch = await self._gpus.watch(self._subject(plan, model, file))
         chunks.on_first_chunk = watch.first_token
         try:
@@ -160,7 +160,7 @@ class Prober:
         except BaseException as error:
             watch.abandon()
             if isinstance(error, Exception):
-                raise await self._name_installed(translate(error, self._server.auth.redact)) from error
+                raise await self._name_installed(map_error(error, self._server.auth.redact)) from error
             raise
         return answer, await watch.finish()
 
@@ -226,7 +226,7 @@ def read(
     figures: Figures,
     answer: Answer,
     *,
-    observation: Observation,
+    observation: GpuObservation,
     model: LoadedModel | None,
     installed: InstalledModel | None,
     file: ModelFile | None,

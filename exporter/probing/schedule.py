@@ -21,7 +21,7 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.reading import SkipReason
 
 CLOCK_CHECK_SECONDS = 5.0
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("apscheduler").setLevel(logging.ERROR)  # what it would say of overlapping runs is counted here
 
 
-class Marks(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 is untyped
+class MonotonicIntervalTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 is untyped
     """The times at which a pair is due: every `interval_seconds` from `first_at`, on the event loop's clock."""
 
     def __init__(self, first_at: float, interval_seconds: float, clock: Callable[[], float]) -> None:
@@ -78,16 +78,16 @@ class Schedule:
 
     def __init__(
         self,
-        probe: Callable[[Pair], Awaitable[None]],
-        skipped: Callable[[Pair, SkipReason, int], None],
+        probe: Callable[[ModelKey], Awaitable[None]],
+        skipped: Callable[[ModelKey, SkipReason, int], None],
         max_concurrent_probes: int,
     ) -> None:
         self._probe = probe
         self._skipped = skipped
         self._turns = asyncio.Semaphore(max_concurrent_probes)
         self._target_turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._marks: dict[str, tuple[Pair, Marks]] = {}
-        self._tasks: dict[Pair, asyncio.Task[Any]] = {}
+        self._marks: dict[str, tuple[ModelKey, MonotonicIntervalTrigger]] = {}
+        self._tasks: dict[ModelKey, asyncio.Task[Any]] = {}
         self._loop = asyncio.get_running_loop()
         self._clock_watch: asyncio.Task[None] | None = None
         self._scheduler = AsyncIOScheduler(
@@ -100,14 +100,14 @@ class Schedule:
         self._scheduler.start()
         self._clock_watch = self._loop.create_task(self._watch_clock(), name="clock watch")
 
-    def add(self, pair: Pair, interval_seconds: float, first_in_seconds: float) -> None:
+    def add(self, pair: ModelKey, interval_seconds: float, first_in_seconds: float) -> None:
         """Probe a pair every `interval_seconds`, for the first time after `first_in_seconds`."""
-        marks = Marks(self._loop.time() + first_in_seconds, interval_seconds, self._loop.time)
+        marks = MonotonicIntervalTrigger(self._loop.time() + first_in_seconds, interval_seconds, self._loop.time)
         key = repr(pair)
         self._marks[key] = (pair, marks)
         self._scheduler.add_job(self._run, marks, args=(pair, marks), id=key, name=key)
 
-    async def remove(self, pair: Pair) -> None:
+    async def remove(self, pair: ModelKey) -> None:
         """Stop probing a pair; a probe in flight is cancelled and has ended when this returns."""
         key = repr(pair)
         if self._marks.pop(key, None) is not None:
@@ -130,7 +130,7 @@ class Schedule:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, pair: Pair, marks: Marks) -> None:
+    async def _run(self, pair: ModelKey, marks: MonotonicIntervalTrigger) -> None:
         """Wait for a turn and probe. APScheduler swallows what a job raises, so nothing is left to it."""
         passed = marks.take()
         if passed is None:  # the wall clock ran ahead: the mark is yet to come

@@ -11,11 +11,11 @@ from time import monotonic
 from typing import Protocol
 
 from exporter.errors import ProbeError, Reason
-from exporter.gpu.base import Gpus
+from exporter.gpu.base import GpuMonitor
 from exporter.ollama.chain import ReferenceChain
-from exporter.ollama.client import InstalledModel, Server, full_name
+from exporter.ollama.client import InstalledModel, OllamaClient, full_name
 from exporter.ollama.error_mapping import probe_error
-from exporter.plan import ModelPlan, Pair, TargetPlan, short_name
+from exporter.plan import ModelKey, ModelPlan, TargetPlan, short_name
 from exporter.probing.prober import Prober
 from exporter.reading import Reading, SkipReason
 
@@ -25,19 +25,19 @@ CHECK_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
 
-class Told(Protocol):
+class ProbeObserver(Protocol):
     """Who is told of what happens; `ProbeMetrics` is."""
 
-    def succeeded(self, pair: Pair, reading: Reading, run_seconds: float) -> None:
+    def succeeded(self, pair: ModelKey, reading: Reading, run_seconds: float) -> None:
         """Hear of a good probe."""
 
-    def failed(self, pair: Pair, reason: Reason, run_seconds: float) -> None:
+    def failed(self, pair: ModelKey, reason: Reason, run_seconds: float) -> None:
         """Hear of a failed probe."""
 
-    def cancelled(self, pair: Pair) -> None:
+    def cancelled(self, pair: ModelKey) -> None:
         """Hear of a probe that was ended by a shutdown or a reload."""
 
-    def skipped(self, pair: Pair, reason: SkipReason, count: int = 1) -> None:
+    def skipped(self, pair: ModelKey, reason: SkipReason, count: int = 1) -> None:
         """Hear of runs that measured nothing."""
 
     def server_answered(self, target: str, version: str | None) -> None:
@@ -50,15 +50,15 @@ class Target:
     def __init__(
         self,
         plan: TargetPlan,
-        gpus: Gpus,
-        told: Told,
-        on_models: Callable[[Target, dict[Pair, ModelPlan]], Awaitable[None]],
+        gpus: GpuMonitor,
+        told: ProbeObserver,
+        on_models: Callable[[Target, dict[ModelKey, ModelPlan]], Awaitable[None]],
     ) -> None:
         self.plan = plan
-        self.models: dict[Pair, ModelPlan] = {}
+        self.models: dict[ModelKey, ModelPlan] = {}
         self._told = told
         self._on_models = on_models
-        self._server = Server(plan, lambda version: told.server_answered(plan.name, version))
+        self._server = OllamaClient(plan, lambda version: told.server_answered(plan.name, version))
         self._chain = ReferenceChain(plan, self._server.auth)
         self._prober = Prober(plan, self._server, self._chain, gpus)
         self._check: asyncio.Task[None] | None = None
@@ -80,7 +80,7 @@ class Target:
         await self._chain.close()
         await self._server.close()
 
-    async def probe(self, pair: Pair) -> None:
+    async def probe(self, pair: ModelKey) -> None:
         """Probe one model and tell what came of it."""
         plan = self.models[pair]
         fields: dict[str, object] = {"target": pair.target, "model": pair.model}
@@ -105,7 +105,7 @@ class Target:
             self._told.skipped(pair, outcome)
             log.info("probe skipped", extra={"fields": fields | {"reason": outcome}})
 
-    def _tell_failure(self, pair: Pair, error: ProbeError, run_seconds: float) -> None:
+    def _tell_failure(self, pair: ModelKey, error: ProbeError, run_seconds: float) -> None:
         self._told.failed(pair, error.reason, run_seconds)
         told = {"reason": error.reason, "detail": error.detail, "remedy": error.remedy}
         fields = pair._asdict() | told
@@ -136,12 +136,12 @@ class Target:
         except ProbeError as error:
             log.debug("check failed", extra={"fields": {"target": self.plan.name, "reason": error.reason}})
 
-    async def _follow(self, models: dict[Pair, ModelPlan]) -> None:
+    async def _follow(self, models: dict[ModelKey, ModelPlan]) -> None:
         if models != self.models:
             await self._on_models(self, models)
 
 
-async def discover(target: TargetPlan, server: Server) -> dict[Pair, ModelPlan]:
+async def discover(target: TargetPlan, server: OllamaClient) -> dict[ModelKey, ModelPlan]:
     """Return the models that can generate, never cloud ones, of those installed or loaded on a server."""
     wanted = [model for model in await server.installed() if model.name]
     plan = target.defaults
@@ -150,10 +150,10 @@ async def discover(target: TargetPlan, server: Server) -> dict[Pair, ModelPlan]:
         wanted = [model for model in wanted if full_name(model.name) in loaded]
         plan = replace(plan, when_unloaded="skip")  # following what users load never loads anything itself
     names = sorted({short_name(model.name) for model in wanted if await _can_be_probed(model, server)})
-    return {Pair(target.name, name): plan.of(name) for name in names}
+    return {ModelKey(target.name, name): plan.of(name) for name in names}
 
 
-async def _can_be_probed(model: InstalledModel, server: Server) -> bool:
+async def _can_be_probed(model: InstalledModel, server: OllamaClient) -> bool:
     """Return whether a model generates on this server. Older servers say so in `/api/show` only."""
     if model.cloud:
         return False

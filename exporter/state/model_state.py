@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from exporter.errors import Reason
-from exporter.plan import ModelPlan, Pair
+from exporter.plan import ModelKey, ModelPlan
 from exporter.reading import Reading, SkipReason
 
 BUCKETS_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -34,10 +34,10 @@ class Durations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class ModelState:
     """All that is told of one pair."""
 
-    pair: Pair
+    pair: ModelKey
     plan: ModelPlan
     successes: int = 0
     failures: Mapping[Reason, int] = field(default_factory=lambda: dict.fromkeys(Reason, 0))
@@ -72,12 +72,12 @@ class Record:
             return None
         return self.reading
 
-    def with_plan(self, plan: ModelPlan) -> Record:
+    def with_plan(self, plan: ModelPlan) -> ModelState:
         """Return the record under a new plan. Another workload withdraws the reading: rates compare within one only."""
         same = plan.workload == self.plan.workload
         return replace(self, plan=plan, reading=self.reading if same else None)
 
-    def with_success(self, reading: Reading, run_seconds: float, monotonic: float) -> Record:
+    def with_success(self, reading: Reading, run_seconds: float, monotonic: float) -> ModelState:
         """Return the record after a good probe. Truncated ones count as successes, but not in the sums."""
         tokens, seconds, joules = 0, 0.0, 0.0
         if not reading.truncated:
@@ -101,7 +101,7 @@ class Record:
             read_at=monotonic,
         )
 
-    def with_failure(self, reason: Reason, run_seconds: float, now: float) -> Record:
+    def with_failure(self, reason: Reason, run_seconds: float, now: float) -> ModelState:
         """Return the record after a probe that measured nothing."""
         return replace(
             self,
@@ -113,11 +113,11 @@ class Record:
             last_run=now,
         )
 
-    def with_cancelled(self) -> Record:
+    def with_cancelled(self) -> ModelState:
         """Return the record after a run that shutdown or reload ended: no verdict, so nothing else changes."""
         return replace(self, cancelled=self.cancelled + 1)
 
-    def with_skipped(self, reason: SkipReason, count: int, now: float) -> Record:
+    def with_skipped(self, reason: SkipReason, count: int, now: float) -> ModelState:
         """Return the record after due runs that measured nothing.
 
         `unloaded` and `occupied` are runs that looked and left, so they set the time of the last run; `overlap` and
@@ -130,10 +130,10 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairStatus:
+class ModelStatus:
     """One pair as people are shown it."""
 
-    pair: Pair
+    pair: ModelKey
     gpu: str | None
     """Of the newest good reading, even a withdrawn one; None before it."""
     reading: Reading | None
@@ -154,10 +154,10 @@ class PairStatus:
     expected_decode_tokens_per_second: float | None
 
 
-def status_of(record: Record, monotonic: float) -> PairStatus:
+def status_of(record: ModelState, monotonic: float) -> ModelStatus:
     """Return a record's row at this time of the monotonic clock."""
     reading = record.shown(monotonic)
-    return PairStatus(
+    return ModelStatus(
         pair=record.pair,
         gpu=record.reading.gpu if record.reading else None,
         reading=reading,

@@ -13,7 +13,7 @@ from string import Template
 from exporter import __version__
 from exporter.errors import REMEDIES, Reason
 from exporter.reading import Reading, SkipReason
-from exporter.state.model_state import PairStatus
+from exporter.state.model_state import ModelStatus
 
 _SOURCE = files("exporter.web").joinpath("status_page.html").read_text(encoding="utf-8")
 _TEMPLATE = Template(_SOURCE)
@@ -34,7 +34,7 @@ NOTHING = "&ndash;"
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
-def page(rows: Sequence[PairStatus], telemetry_path: str, now: float) -> str:
+def page(rows: Sequence[ModelStatus], telemetry_path: str, now: float) -> str:
     """Return the page. `now` is in Unix seconds; everything in `rows` may be hostile text."""
     table = "<p>No model is known yet: none is configured, or the servers have not been asked."
     if rows:
@@ -49,13 +49,13 @@ def page(rows: Sequence[PairStatus], telemetry_path: str, now: float) -> str:
     )
 
 
-def _summary(rows: Sequence[PairStatus]) -> str:
+def _summary(rows: Sequence[ModelStatus]) -> str:
     live = sum(row.reading is not None for row in rows)
     failing = sum(row.success is False for row in rows)
     return f"{len(rows)} {'model' if len(rows) == 1 else 'models'}, {live} with a live reading, {failing} failing"
 
 
-def _row(row: PairStatus, now: float) -> str:
+def _row(row: ModelStatus, now: float) -> str:
     reading = row.reading
     cells = [
         f"<td><span class=name>{escape(row.pair.model)}</span><small>on {escape(row.pair.target)}</small>",
@@ -74,12 +74,12 @@ def _number(label: str, value: float | None, note: str = "", *, digits: int = 1)
     return f'<td class=number data-label="{label}"><b>{value:,.{digits}f}</b>{note}'
 
 
-def _expected(row: PairStatus) -> str:
+def _expected(row: ModelStatus) -> str:
     expected = row.expected_decode_tokens_per_second
     return "" if expected is None else f"<small>of {expected:,.1f}</small>"
 
 
-def _state(row: PairStatus, now: float) -> str:
+def _state(row: ModelStatus, now: float) -> str:
     """Return what is known, then what of it is old, then why nothing newer is."""
     skipped = f"<small>last run skipped: {_SKIPS[row.skip]}</small>" if row.skip else ""
     if row.failure:
@@ -99,7 +99,7 @@ def _remedy(reason: Reason) -> str:
     return re.sub("`([^`]+)`", r"<code>\1</code>", escape(REMEDIES[reason]))
 
 
-def _last_good(row: PairStatus, now: float) -> str:
+def _last_good(row: ModelStatus, now: float) -> str:
     return "" if row.last_success is None else f"<small>last good {_ago(now, row.last_success)}</small>"
 
 

@@ -35,7 +35,7 @@ from support.simulated import run_simulated
 from exporter.errors import Reason
 from exporter.metrics.exposition import Format, render
 from exporter.metrics.families import ProbeMetrics
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.probing.schedule import Schedule
 
 MODELS = 5
@@ -90,11 +90,11 @@ def simulate(answer: Connection) -> None:
     """Send resident MB and objects, at each hour of a simulated day."""
     logging.disable()
     metrics = ProbeMetrics(CollectorRegistry())
-    pairs = [Pair(f"gpu-{number // MODELS}", f"model-{number % MODELS}") for number in range(SIMULATED_PAIRS)]
+    pairs = [ModelKey(f"gpu-{number // MODELS}", f"model-{number % MODELS}") for number in range(SIMULATED_PAIRS)]
     runs = 0
     hours: list[tuple[float, int]] = []
 
-    async def probe(pair: Pair) -> None:
+    async def probe(pair: ModelKey) -> None:
         nonlocal runs
         runs += 1
         await asyncio.sleep(3 + runs % 7 / 10)

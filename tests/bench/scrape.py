@@ -30,7 +30,7 @@ from support.probing import probing
 from support.readings import FULL, PLAN
 
 from exporter.metrics.families import ProbeMetrics
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.probing.prober import Prober
 from exporter.web.server import WebServer
 
@@ -67,7 +67,7 @@ def serve(control: Connection, ollama_url: str, pairs: int) -> None:
     async def main() -> None:
         metrics = ProbeMetrics(CollectorRegistry())
         for number in range(pairs):
-            pair = Pair(f"gpu-{number // 5}", f"model-{number % 5}")
+            pair = ModelKey(f"gpu-{number // 5}", f"model-{number % 5}")
             metrics.add_pair(pair, PLAN)
             metrics.succeeded(pair, FULL, 6.5)
         [url] = await WebServer(metrics, addresses=[("127.0.0.1", 0)], ready=lambda: True).start()

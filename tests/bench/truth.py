@@ -26,8 +26,8 @@ from support.probing import probing
 from support.readings import FULL, PLAN
 
 from exporter.metrics.families import ProbeMetrics
-from exporter.ollama.chain import ChunkTimes
-from exporter.plan import Pair
+from exporter.ollama.chain import ChunkRecorder
+from exporter.plan import ModelKey
 from exporter.probing.prober import Prober
 from exporter.reading import Reading
 from exporter.web.server import WebServer
@@ -51,7 +51,7 @@ class Errors:
 
 async def measure(prober: Prober, pace: float) -> Errors:
     """Probe once."""
-    tokens, chunks = round(pace * SECONDS), ChunkTimes()
+    tokens, chunks = round(pace * SECONDS), ChunkRecorder()
     reading = await prober.probe(plan(tokens), chunks=chunks)
     assert isinstance(reading, Reading)
     assert reading.stages is not None
@@ -80,7 +80,7 @@ async def scraped() -> AsyncIterator[None]:
     """Serve 1,000 series from this loop, to a scraper in a process of its own."""
     metrics = ProbeMetrics(CollectorRegistry())
     for number in range(PAIRS):
-        metrics.add_pair(pair := Pair("t", f"model-{number}"), PLAN)
+        metrics.add_pair(pair := ModelKey("t", f"model-{number}"), PLAN)
         metrics.succeeded(pair, FULL, 6.5)
     web = WebServer(metrics, addresses=[("127.0.0.1", 0)], ready=lambda: True)
     [url] = await web.start()

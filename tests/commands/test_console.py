@@ -12,11 +12,11 @@ from support.readings import FULL, PLAN, TRUNCATED
 
 from exporter.commands.console import figures, live_line, open_console, print_reading, readings_table
 from exporter.errors import Reason
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.reading import Reading
-from exporter.state.model_state import PairStatus, Record, status_of
+from exporter.state.model_state import ModelState, ModelStatus, status_of
 
-PAIR = Pair("gpu-a", "llama3.1")
+PAIR = ModelKey("gpu-a", "llama3.1")
 
 
 def terminal(width: int = 100) -> Console:
@@ -115,14 +115,14 @@ async def test_a_live_line_on_a_terminal_only() -> None:
     assert shown(pipe) == ""
 
 
-def row(record: Record, monotonic: float = 12.0) -> PairStatus:
+def row(record: ModelState, monotonic: float = 12.0) -> ModelStatus:
     """Return a record as the table gets it."""
     return status_of(record, monotonic)
 
 
 def test_the_table_says_how_each_pair_fares() -> None:
     """None yet, good with its rate beside the expected one, or why it failed; within 100 columns."""
-    new = Record(pair=Pair("demo-gpu", "llama3.1"), plan=PLAN)
+    new = ModelState(pair=ModelKey("demo-gpu", "llama3.1"), plan=PLAN)
     good = new.with_success(replace(FULL, gpu="Scripted GPU"), 3.0, 10.0)
     failed = good.with_failure(Reason.OUT_OF_MEMORY, 3.0, 11.0)
     console = terminal(100)

@@ -19,7 +19,7 @@ from support.readings import FULL, PLAN
 
 from exporter.commands.demo import _introduce, _show_readings
 from exporter.metrics.families import ProbeMetrics
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.settings.durations import Duration
 
 GUARD_SECONDS = 90
@@ -78,7 +78,7 @@ async def test_readings_as_they_come(on_terminal: bool) -> None:
     """A table that a terminal keeps; elsewhere a line for each new reading, once."""
     console = Console(file=io.StringIO(), force_terminal=on_terminal, width=100)
     metrics = ProbeMetrics(CollectorRegistry())
-    pair = Pair("demo-gpu", "llama3.1")
+    pair = ModelKey("demo-gpu", "llama3.1")
     metrics.add_pair(pair, PLAN)
     metrics.succeeded(pair, FULL, 3.0)
     daemon: Any = SimpleNamespace(metrics=metrics)

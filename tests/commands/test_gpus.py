@@ -7,7 +7,7 @@ from pathlib import Path
 from support.gpu_stage import H100, OTHER_MODEL, Stage, subject
 
 from exporter.commands.gpus import CARD_COLUMNS, LABEL_COLUMNS, describe
-from exporter.gpu.none import NoGpus
+from exporter.gpu.none import NoGpuMonitor
 from exporter.reading import UNKNOWN
 
 
@@ -32,7 +32,7 @@ async def test_cards_and_labels(tmp_path: Path) -> None:
 
 async def test_without_a_card() -> None:
     """No card is an empty table, and each label still has its reason."""
-    report = await describe(NoGpus(), [subject()])
+    report = await describe(NoGpuMonitor(), [subject()])
     assert report.cards == ()
     assert report.labels[0][2:] == (
         UNKNOWN,

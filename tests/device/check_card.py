@@ -40,7 +40,7 @@ from support.nvml_recording import Recorder  # noqa: E402
 from exporter.gpu.monitor import open_nvidia  # noqa: E402
 from exporter.gpu.nvidia import INSTANT_POWER_FIELD, Nvml  # noqa: E402
 from exporter.gpu.processes import Processes  # noqa: E402
-from exporter.reading import CPU, Observation  # noqa: E402
+from exporter.reading import CPU, GpuObservation  # noqa: E402
 
 SHORT_SECONDS, LONG_SECONDS = 2.0, 10.0
 PARTS = ("costs", "sharing", "energy", "cpu", "ended", "models", "fallback")
@@ -102,14 +102,14 @@ async def check_sharing(check: Check, runner: Load, foreign: Load) -> None:
         "alone: clock maximum, peak bandwidth", (states[-1].clock_max_hertz, seen[-1].peak_bandwidth_bytes_per_second)
     )
 
-    async def beside() -> Observation:
+    async def beside() -> GpuObservation:
         foreign.begin(PROBE_SECONDS + 0.6)
         await asyncio.sleep(0.3)
         observation = await check.probe(runner)
         await foreign.done()
         return observation
 
-    async def within() -> Observation:
+    async def within() -> GpuObservation:
         async def later() -> None:
             await asyncio.sleep(0.5)
             foreign.begin(0.8)
@@ -120,7 +120,7 @@ async def check_sharing(check: Check, runner: Load, foreign: Load) -> None:
         await other
         return observation
 
-    async def just_after() -> Observation:
+    async def just_after() -> GpuObservation:
         foreign.begin(1.0)
         await foreign.done()
         return await check.probe(runner)
@@ -136,7 +136,7 @@ async def check_sharing(check: Check, runner: Load, foreign: Load) -> None:
 async def check_models(check: Check, runner: Load, other: Load) -> None:
     """Two runners of Ollama's on one card."""
 
-    async def beside() -> Observation:
+    async def beside() -> GpuObservation:
         other.begin(PROBE_SECONDS + 0.6)
         await asyncio.sleep(0.3)
         observation = await check.probe(runner)
@@ -225,14 +225,14 @@ async def check_ended(check: Check, runner: Load) -> None:
 async def check_fallback(check: Check, runner: Load, foreign: Load, fallen: Load) -> None:
     """A runner on the CPU, with and without somebody else on the card; and a place where pids mean nothing."""
 
-    async def beside() -> Observation:
+    async def beside() -> GpuObservation:
         foreign.begin(PROBE_SECONDS + 0.6)
         await asyncio.sleep(0.3)
         observation = await check.probe(fallen, model=OTHER_MODEL)
         await foreign.done()
         return observation
 
-    def idle() -> Awaitable[Observation]:
+    def idle() -> Awaitable[GpuObservation]:
         return check.probe(fallen, model=OTHER_MODEL)
 
     await check.many("a runner on the CPU, the card idle: cpu", 5, idle, lambda one: one.label == CPU)
@@ -240,10 +240,10 @@ async def check_fallback(check: Check, runner: Load, foreign: Load, fallen: Load
     await check.record("cpu_beside_foreign", beside)
     blind = await open_nvidia(log, lambda: pynvml, processes=Processes(Path("/nowhere")))
 
-    def by_activity() -> Awaitable[Observation]:
+    def by_activity() -> Awaitable[GpuObservation]:
         return check.probe(runner, gpus=blind)
 
-    def by_quiet() -> Awaitable[Observation]:
+    def by_quiet() -> Awaitable[GpuObservation]:
         return check.probe(fallen, model=OTHER_MODEL, gpus=blind)
 
     names = check.names
@@ -259,7 +259,7 @@ async def check_two(check: Check) -> None:
     foreign = Load("1")
     pair = f"2x {check.names[0]}"
 
-    async def beside() -> Observation:
+    async def beside() -> GpuObservation:
         foreign.begin(PROBE_SECONDS + 0.6)
         await asyncio.sleep(0.3)
         observation = await check.probe(first, model=OTHER_MODEL)
@@ -272,7 +272,7 @@ async def check_two(check: Check) -> None:
     check.say("over two cards: nobody else seen", sum(map(alone, seen)), good=all(map(alone, seen)))
     check.say("over two cards: state", seen[-1].state)
 
-    def other_card(one: Observation) -> bool:
+    def other_card(one: GpuObservation) -> bool:
         return one.label == check.names[0] and alone(one)
 
     await check.many("a load on the other card does not count", 10, beside, other_card)

@@ -16,7 +16,7 @@ from exporter import __version__
 from exporter.errors import Reason
 from exporter.metrics.exposition import Format, render
 from exporter.metrics.families import ProbeMetrics
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.reading import SkipReason
 
 FILES = {Format.TEXT: "metrics.txt", Format.OPENMETRICS: "openmetrics.txt"}
@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 
 def tell_all(metrics: ProbeMetrics) -> None:
     """Tell of a pair with a full reading, one cut off on the CPU, one that fails, one that was not run yet."""
-    pairs = {model: Pair("gpu-a", model) for model in ("llama3.1", "slow", "failing", "fresh")}
+    pairs = {model: ModelKey("gpu-a", model) for model in ("llama3.1", "slow", "failing", "fresh")}
     for model, pair in pairs.items():
         metrics.add_pair(pair, PLAN if model == "llama3.1" else replace(PLAN.of(model)))
     metrics.server_answered("gpu-a", "0.13.0")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from support.gpu_stage import subject
 
-from exporter.gpu.attribution import Verdict
+from exporter.gpu.attribution import Attribution
 from exporter.gpu.labels import Labels, choose, product
 from exporter.reading import CPU, UNKNOWN
 
 PAIR = subject().pair
 
 
-def says(cards: tuple[int, ...] | None, runner: int | None = None) -> Verdict:
+def says(cards: tuple[int, ...] | None, runner: int | None = None) -> Attribution:
     """Return a probe's verdict."""
-    return Verdict(cards=cards, runner=runner, reason="because")
+    return Attribution(cards=cards, runner=runner, reason="because")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from support.gpu_stage import H100, MODEL, OTHER_MODEL, Stage, fails, subject
 
 from exporter.gpu.base import Explanation
-from exporter.gpu.monitor import NvidiaGpus
+from exporter.gpu.monitor import NvidiaMonitor
 from exporter.reading import CPU, UNKNOWN, ThrottleReason
 
 ALONE = {"model": False, "gpu": False}
@@ -38,7 +38,7 @@ def two(tmp_path: Path) -> Stage:
 
 
 @pytest.fixture
-async def gpus(one: Stage) -> AsyncIterator[NvidiaGpus]:
+async def gpus(one: Stage) -> AsyncIterator[NvidiaMonitor]:
     """The room of the one H100."""
     room = await one.open()
     yield room
@@ -46,14 +46,14 @@ async def gpus(one: Stage) -> AsyncIterator[NvidiaGpus]:
 
 
 @pytest.fixture
-async def pair_gpus(two: Stage) -> AsyncIterator[NvidiaGpus]:
+async def pair_gpus(two: Stage) -> AsyncIterator[NvidiaMonitor]:
     """The room of the two H100s."""
     room = await two.open()
     yield room
     await room.close()
 
 
-async def test_alone_on_one_card(one: Stage, gpus: NvidiaGpus) -> None:
+async def test_alone_on_one_card(one: Stage, gpus: NvidiaMonitor) -> None:
     """The card that holds the runner's pid; its state from the first token to the last; nobody else there."""
     seen = await one.probe(gpus, "alone")
     assert (seen.label, seen.uuids) == (H100, (gpus.cards()[0].uuid,))
@@ -92,19 +92,19 @@ async def test_a_hot_card(tmp_path: Path) -> None:
     assert 0.05 < state.throttled_ratio[ThrottleReason.HW_SLOWDOWN] < 0.2
 
 
-async def test_beside_another_program(one: Stage, gpus: NvidiaGpus) -> None:
+async def test_beside_another_program(one: Stage, gpus: NvidiaMonitor) -> None:
     """A foreign process with SM time during the probe is `gpu`, not `model`."""
     seen = await one.probe(gpus, "beside_foreign")
     assert (seen.label, seen.contended) == (H100, {"model": False, "gpu": True})
 
 
-async def test_beside_another_model(one: Stage, gpus: NvidiaGpus) -> None:
+async def test_beside_another_model(one: Stage, gpus: NvidiaMonitor) -> None:
     """Another Ollama runner with SM time during the probe is `model`, not `gpu`."""
     seen = await one.probe(gpus, "beside_model")
     assert (seen.label, seen.contended) == (H100, {"model": True, "gpu": False})
 
 
-async def test_over_two_cards(two: Stage, pair_gpus: NvidiaGpus) -> None:
+async def test_over_two_cards(two: Stage, pair_gpus: NvidiaMonitor) -> None:
     """One pid on both cards: `2x NAME`, energy summed, bandwidth of one."""
     seen = await two.probe(pair_gpus, "two_cards")
     assert seen.label == f"2x {H100}"
@@ -117,7 +117,7 @@ async def test_over_two_cards(two: Stage, pair_gpus: NvidiaGpus) -> None:
     assert seen.state.utilization_ratio == pytest.approx(0.49, abs=0.05)
 
 
-async def test_another_program_on_the_other_card(two: Stage, pair_gpus: NvidiaGpus) -> None:
+async def test_another_program_on_the_other_card(two: Stage, pair_gpus: NvidiaMonitor) -> None:
     """Of two identical cards the runner's is named, and a load on the other one is no contention."""
     seen = await two.probe(pair_gpus, "foreign_on_other_card", subject(blob=OTHER_MODEL))
     assert (seen.label, seen.uuids) == (H100, (pair_gpus.cards()[0].uuid,))
@@ -128,7 +128,7 @@ async def test_another_program_on_the_other_card(two: Stage, pair_gpus: NvidiaGp
 @pytest.mark.parametrize("scene", ["cpu_idle", "cpu_beside_foreign"])
 @pytest.mark.parametrize("configured", [None, "my card"])
 async def test_fall_to_the_cpu(
-    one: Stage, gpus: NvidiaGpus, claim: int | None, scene: str, configured: str | None
+    one: Stage, gpus: NvidiaMonitor, claim: int | None, scene: str, configured: str | None
 ) -> None:
     """A runner on no card is `cpu`, whatever `/api/ps` claims, the configuration says, or others do on the card."""
     model = subject(blob=OTHER_MODEL, size_vram_bytes=claim, configured=configured)
@@ -137,36 +137,38 @@ async def test_fall_to_the_cpu(
 
 
 @pytest.mark.parametrize("claim", [0, 8 * 10**9], ids=["honest", "lying"])
-async def test_fall_to_the_cpu_where_pids_do_not_map(one: Stage, gpus: NvidiaGpus, claim: int) -> None:
+async def test_fall_to_the_cpu_where_pids_do_not_map(one: Stage, gpus: NvidiaMonitor, claim: int) -> None:
     """In a container an idle card is evidence enough."""
     model = subject(blob=OTHER_MODEL, size_vram_bytes=claim)
     assert (await one.probe(gpus, "cpu_idle", model, processes=False)).label == CPU
 
 
-async def test_a_configured_label_names_what_was_observed(two: Stage, pair_gpus: NvidiaGpus) -> None:
+async def test_a_configured_label_names_what_was_observed(two: Stage, pair_gpus: NvidiaMonitor) -> None:
     """The operator's name stands, for the cards that were seen."""
     seen = await two.probe(pair_gpus, "two_cards", subject(configured="both H100s"))
     assert (seen.label, len(seen.uuids)) == ("both H100s", 2)
 
 
-async def test_where_pids_do_not_map_the_cards_that_rose_are_told(two: Stage, pair_gpus: NvidiaGpus) -> None:
+async def test_where_pids_do_not_map_the_cards_that_rose_are_told(two: Stage, pair_gpus: NvidiaMonitor) -> None:
     """A container: activity decides, and one busy pid on each card is the model's own."""
     seen = await two.probe(pair_gpus, "two_cards", subject(size_vram_bytes=5 * 10**9), processes=False)
     assert (seen.label, seen.contended) == (f"2x {H100}", ALONE)
 
 
-async def test_where_pids_do_not_map_memory_has_the_last_word(two: Stage, pair_gpus: NvidiaGpus) -> None:
+async def test_where_pids_do_not_map_memory_has_the_last_word(two: Stage, pair_gpus: NvidiaMonitor) -> None:
     """Cards that rose but cannot have held the model are not taken for it."""
     seen = await two.probe(pair_gpus, "two_cards", subject(size_vram_bytes=40 * 10**9), processes=False)
     assert (seen.label, seen.uuids) == (UNKNOWN, ())
 
 
-async def test_where_pids_do_not_map_two_busy_ones_are_contention(one: Stage, gpus: NvidiaGpus) -> None:
+async def test_where_pids_do_not_map_two_busy_ones_are_contention(one: Stage, gpus: NvidiaMonitor) -> None:
     """Of two busy pids one is not the model's; which kind of program it is cannot be told."""
     assert (await one.probe(gpus, "beside_foreign", processes=False)).contended == {"gpu": True}
 
 
-async def test_a_container_whose_process_list_is_translated_but_not_its_sm_times(one: Stage, gpus: NvidiaGpus) -> None:
+async def test_container_with_translated_process_list_but_not_sm_times(
+    one: Stage, gpus: NvidiaMonitor
+) -> None:
     """New drivers list a container's own pids, yet time the host's: the runner is not its own foreigner."""
     one.replay.changes["nvmlDeviceGetComputeRunningProcesses"] = lambda _: [{"pid": 7, "usedGpuMemory": 0}]
     (one.proc / "7").mkdir()
@@ -175,7 +177,7 @@ async def test_a_container_whose_process_list_is_translated_but_not_its_sm_times
     assert (seen.label, seen.contended) == (H100, ALONE)
 
 
-async def test_a_card_that_falls_off_the_bus(one: Stage, gpus: NvidiaGpus) -> None:
+async def test_a_card_that_falls_off_the_bus(one: Stage, gpus: NvidiaMonitor) -> None:
     """A reading without the GPU's state, not a failed probe; the label stays."""
     assert (await one.probe(gpus, "alone")).state is not None
 
@@ -190,7 +192,7 @@ async def test_a_card_that_falls_off_the_bus(one: Stage, gpus: NvidiaGpus) -> No
     assert (seen.label, seen.state, seen.contended) == (H100, None, {})
 
 
-async def test_a_card_without_an_energy_counter(one: Stage, gpus: NvidiaGpus) -> None:
+async def test_a_card_without_an_energy_counter(one: Stage, gpus: NvidiaMonitor) -> None:
     """Its energy is the integral of the sampled power, near what the counter would have said."""
     by_counter = (await one.probe(gpus, "alone")).state
     counters = "nvmlDeviceGetFieldValues"
@@ -205,7 +207,7 @@ async def test_a_card_without_an_energy_counter(one: Stage, gpus: NvidiaGpus) ->
     assert by_samples.energy_joules == pytest.approx(by_counter.energy_joules, rel=0.08)
 
 
-async def test_an_old_card_without_fields(one: Stage, gpus: NvidiaGpus) -> None:
+async def test_an_old_card_without_fields(one: Stage, gpus: NvidiaMonitor) -> None:
     """No field values at all: average power is integrated, and throttling is the share of the samples that say so."""
     one.replay.changes["nvmlDeviceGetFieldValues"] = NOT_SUPPORTED
     one.replay.changes["nvmlDeviceGetTotalEnergyConsumption"] = NOT_SUPPORTED
@@ -222,7 +224,7 @@ async def test_an_old_card_without_fields(one: Stage, gpus: NvidiaGpus) -> None:
     assert 0.5 < state.throttled_ratio[ThrottleReason.SW_POWER_CAP] <= 1
 
 
-async def test_a_card_that_tells_neither_memory_nor_processes(one: Stage, gpus: NvidiaGpus) -> None:
+async def test_a_card_that_tells_neither_memory_nor_processes(one: Stage, gpus: NvidiaMonitor) -> None:
     """What is missing is absent; the only card is still the only card, and its state is told."""
     for name in ("MemoryInfo", "ComputeRunningProcesses", "ProcessUtilization", "Temperature", "MemoryBusWidth"):
         one.replay.changes[f"nvmlDeviceGet{name}"] = NOT_SUPPORTED
@@ -243,7 +245,7 @@ async def test_mig_is_unknown_with_its_reason(one: Stage) -> None:
     await gpus.close()
 
 
-async def test_a_server_elsewhere_has_no_card_here(one: Stage, gpus: NvidiaGpus) -> None:
+async def test_a_server_elsewhere_has_no_card_here(one: Stage, gpus: NvidiaMonitor) -> None:
     """The claim alone counts, and the driver is not asked."""
     one.replay.calls = {}
     for claim, configured, label in ((0, "A", CPU), (5, "A", "A"), (None, None, UNKNOWN)):
@@ -257,7 +259,7 @@ async def test_a_server_elsewhere_has_no_card_here(one: Stage, gpus: NvidiaGpus)
 
 
 async def test_a_change_of_the_label_is_logged_once(
-    one: Stage, gpus: NvidiaGpus, caplog: pytest.LogCaptureFixture
+    one: Stage, gpus: NvidiaMonitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who wonders about a label finds its reason in the log."""
     with caplog.at_level(logging.INFO):
@@ -268,7 +270,7 @@ async def test_a_change_of_the_label_is_logged_once(
     ]
 
 
-async def test_a_forgotten_pair_starts_anew(two: Stage, pair_gpus: NvidiaGpus) -> None:
+async def test_a_forgotten_pair_starts_anew(two: Stage, pair_gpus: NvidiaMonitor) -> None:
     """What is remembered of a pair ends with it."""
     model = subject()
     await two.probe(pair_gpus, "two_cards", model)
@@ -280,7 +282,7 @@ async def test_a_forgotten_pair_starts_anew(two: Stage, pair_gpus: NvidiaGpus) -
     assert (await two.probe(pair_gpus, "two_cards", model)).label == UNKNOWN
 
 
-async def test_explanations(one: Stage, gpus: NvidiaGpus) -> None:
+async def test_explanations(one: Stage, gpus: NvidiaMonitor) -> None:
     """What `gpus` prints: by what is on the cards now, without a probe."""
     one.play("alone")
     reason = f"its runner (pid {one.runner('alone')}) is on card 0"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from support.gpu_stage import subject
 
-from exporter.gpu.none import NoGpus
-from exporter.reading import CPU, UNKNOWN, Observation
+from exporter.gpu.none import NoGpuMonitor
+from exporter.reading import CPU, UNKNOWN, GpuObservation
 
 
 @pytest.mark.parametrize(
@@ -15,10 +15,10 @@ from exporter.reading import CPU, UNKNOWN, Observation
 )
 async def test_the_claim_is_all_there_is(claim: int | None, configured: str | None, label: str) -> None:
     """`cpu` where the server says so, else the operator's word, else unknown; and no state."""
-    model, gpus = subject(size_vram_bytes=claim, configured=configured), NoGpus()
+    model, gpus = subject(size_vram_bytes=claim, configured=configured), NoGpuMonitor()
     watch = await gpus.watch(model)
     watch.first_token()
-    assert await watch.finish() == Observation(label=label)
+    assert await watch.finish() == GpuObservation(label=label)
     watch.abandon()
     explanation = await gpus.explain(model)
     assert explanation.label == label

@@ -10,9 +10,9 @@ import pynvml
 import pytest
 from support.gpu_stage import H100, LOG, Stage, fails
 
-from exporter.gpu.base import open_gpus
+from exporter.gpu.base import open_gpu_monitor
 from exporter.gpu.monitor import open_nvidia
-from exporter.gpu.none import NoGpus
+from exporter.gpu.none import NoGpuMonitor
 from exporter.gpu.nvidia import NoDriverError
 
 
@@ -37,8 +37,8 @@ async def test_without_a_driver_the_daemon_runs_on(caplog: pytest.LogCaptureFixt
     else:
         pytest.skip("this machine has a card")
     with caplog.at_level(logging.INFO):
-        gpus = await open_gpus(LOG)
-    assert isinstance(gpus, NoGpus)
+        gpus = await open_gpu_monitor(LOG)
+    assert isinstance(gpus, NoGpuMonitor)
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert "no GPU can be read here" in caplog.text
 

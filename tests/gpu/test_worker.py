@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.gpu_stage import H100, LOG, Stage
 
-from exporter.gpu.monitor import NvidiaGpus
+from exporter.gpu.monitor import NvidiaMonitor
 from exporter.gpu.worker import Worker
 
 
@@ -22,7 +22,7 @@ def one(tmp_path: Path) -> Stage:
 
 
 @pytest.fixture
-async def gpus(one: Stage) -> AsyncIterator[NvidiaGpus]:
+async def gpus(one: Stage) -> AsyncIterator[NvidiaMonitor]:
     """The room of the one H100."""
     room = await one.open()
     yield room
@@ -53,7 +53,7 @@ async def test_a_hung_driver_holds_up_nothing(one: Stage, caplog: pytest.LogCapt
 
 
 async def test_a_driver_that_breaks_fails_no_probe(
-    one: Stage, gpus: NvidiaGpus, caplog: pytest.LogCaptureFixture
+    one: Stage, gpus: NvidiaMonitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Even an error that NVML does not know leaves a reading, and its traceback in the log."""
 

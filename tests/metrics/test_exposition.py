@@ -23,7 +23,7 @@ from support.readings import FULL, PLAN
 
 from exporter.metrics.exposition import Format, render
 from exporter.metrics.families import ProbeMetrics, metrics_table
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 
 EVIL_NAMES = [
     'quo"te',
@@ -120,9 +120,9 @@ def test_hostile_names_survive(format_: Format) -> None:
     """Names with quotes, newlines, braces, non-ASCII or 300 characters are parsed back as they were."""
     registry, metrics = new(full=False)
     for name in EVIL_NAMES:
-        metrics.add_pair(Pair(name, name), PLAN)
+        metrics.add_pair(ModelKey(name, name), PLAN)
         model = replace(FULL.model, model_name=name)
-        metrics.succeeded(Pair(name, name), replace(FULL, gpu=name, uuids=(name,), model=model), 1.0)
+        metrics.succeeded(ModelKey(name, name), replace(FULL, gpu=name, uuids=(name,), model=model), 1.0)
         metrics.server_answered(name, name)
 
     text = render(registry, format_).decode()
@@ -141,7 +141,7 @@ def test_promtool_takes_hostile_names(release: Release) -> None:
     """Promtool reads hostile names too."""
     registry, metrics = new(full=False)
     for name in EVIL_NAMES:
-        metrics.add_pair(Pair(name, name), PLAN)
+        metrics.add_pair(ModelKey(name, name), PLAN)
 
     assert lint([str(release.promtool)], render(registry, Format.TEXT)) == []
 
@@ -151,7 +151,7 @@ def test_promtool_takes_hostile_names(release: Release) -> None:
 def test_any_name_can_be_told(target: str, model: str) -> None:
     """No text breaks a format; what has no UTF-8 (a lone surrogate, which JSON can carry) is replaced."""
     registry, metrics = new(full=False)
-    metrics.add_pair(Pair(target, model), PLAN)
+    metrics.add_pair(ModelKey(target, model), PLAN)
 
     for format_ in Format:
         [family] = [m for m in parse(format_, render(registry, format_).decode()) if m.name == "ollama_probe_runs"]
@@ -209,7 +209,7 @@ def test_broken_collector_costs_its_own_series(caplog: pytest.LogCaptureFixture)
     """The scrape goes on without its series; each failure is counted, each outage logged once, and it may recover."""
     registry, moody = CollectorRegistry(), Moody()
     metrics = ProbeMetrics(registry, collectors=(moody,))
-    metrics.add_pair(Pair("gpu-a", "llama3.1"), PLAN)
+    metrics.add_pair(ModelKey("gpu-a", "llama3.1"), PLAN)
     counter = ("ollama_probe_collector_failures_total", {"collector": "Moody"})
     assert registry.get_sample_value(*counter) == 0.0
 
@@ -238,7 +238,7 @@ def switching() -> Iterator[None]:
 def test_scrape_never_mixes_two_runs(format_: Format) -> None:
     """A scrape from another thread, while readings arrive, shows values of one run only, and the whole of it."""
     registry, metrics = new(full=False)
-    pair = Pair("gpu-a", "llama3.1")
+    pair = ModelKey("gpu-a", "llama3.1")
     metrics.add_pair(pair, PLAN)
     stop = threading.Event()
     seen: list[list[float]] = []
@@ -256,8 +256,8 @@ def test_scrape_never_mixes_two_runs(format_: Format) -> None:
     while len({tuple(values) for values in seen}) < 10 and thread.is_alive():
         run += 1
         metrics.succeeded(pair, replace(FULL, words=run, elapsed_seconds=run, output_tokens=run), 1.0)
-        metrics.add_pair(Pair("gpu-b", f"model {run % 50}"), PLAN)
-        metrics.remove_pair(Pair("gpu-b", f"model {(run - 25) % 50}"))
+        metrics.add_pair(ModelKey("gpu-b", f"model {run % 50}"), PLAN)
+        metrics.remove_pair(ModelKey("gpu-b", f"model {(run - 25) % 50}"))
     stop.set()
     thread.join()
 

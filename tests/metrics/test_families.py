@@ -19,12 +19,12 @@ from support.readings import CARD, FULL, PLAN, TRUNCATED, WORKLOAD
 from exporter.errors import Reason
 from exporter.metrics.exposition import Format, render
 from exporter.metrics.families import READINGS, STATUS, ProbeMetrics, metrics_table, runtime_collectors
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.reading import GpuState, Reading, SkipReason, Stages, ThrottleReason
 from exporter.state.model_state import BUCKETS_SECONDS
 
-A = Pair("gpu-a", "llama3.1")
-B = Pair("gpu-b", "llama3.1")
+A = ModelKey("gpu-a", "llama3.1")
+B = ModelKey("gpu-b", "llama3.1")
 AGE_LIMIT = 2 * PLAN.interval_seconds + PLAN.timeout_seconds
 
 
@@ -41,7 +41,7 @@ class World:
             self.registry, clock=lambda: self.wall, monotonic=lambda: self.monotonic, collectors=()
         )
 
-    def value(self, name: str, pair: Pair = A, **labels: str) -> float | None:
+    def value(self, name: str, pair: ModelKey = A, **labels: str) -> float | None:
         """Return a sample's value, or None if there is no such sample."""
         return self.registry.get_sample_value(f"ollama_probe_{name}", {**pair._asdict(), **labels})
 
@@ -369,7 +369,7 @@ def test_sums_that_would_overflow_are_refused(world: World) -> None:
     assert world.value("runs_total") == 1.0
 
 
-PAIRS = st.sampled_from([A, B, Pair("gpu-a", 'mi"st\nral'), Pair("gpu-a", "")])
+PAIRS = st.sampled_from([A, B, ModelKey("gpu-a", 'mi"st\nral'), ModelKey("gpu-a", "")])
 NUMBERS = st.floats() | st.floats(0, 1e6) | st.integers(-2, 10**20)
 MAYBE = st.none() | NUMBERS
 READINGS_OF_ALL_KINDS = st.builds(
@@ -403,8 +403,8 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
         self.metrics = self.world.metrics
-        self.present: set[Pair] = set()
-        self.runs: Counter[Pair] = Counter()
+        self.present: set[ModelKey] = set()
+        self.runs: Counter[ModelKey] = Counter()
         self.former: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
 
     @initialize()
@@ -413,13 +413,13 @@ class AnyOrder(RuleBasedStateMachine):
         self.add(A)
 
     @rule(pair=PAIRS)
-    def add(self, pair: Pair) -> None:
+    def add(self, pair: ModelKey) -> None:
         """Start, or reload."""
         self.metrics.add_pair(pair, PLAN)
         self.present.add(pair)
 
     @rule(pair=PAIRS)
-    def remove(self, pair: Pair) -> None:
+    def remove(self, pair: ModelKey) -> None:
         """Reload without the pair."""
         self.metrics.remove_pair(pair)
         self.present.discard(pair)
@@ -427,7 +427,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.former = {key: value for key, value in self.former.items() if not set(pair._asdict().items()) <= key[1]}
 
     @rule(pair=PAIRS, reading=READINGS_OF_ALL_KINDS, seconds=NUMBERS)
-    def succeed(self, pair: Pair, reading: Reading, seconds: float) -> None:
+    def succeed(self, pair: ModelKey, reading: Reading, seconds: float) -> None:
         """End well, or be refused."""
         try:
             self.metrics.succeeded(pair, reading, seconds)
@@ -436,19 +436,19 @@ class AnyOrder(RuleBasedStateMachine):
         self.runs[pair] += pair in self.present
 
     @rule(pair=PAIRS, reason=st.sampled_from(Reason), seconds=st.floats(0, 1e6))
-    def fail(self, pair: Pair, reason: Reason, seconds: float) -> None:
+    def fail(self, pair: ModelKey, reason: Reason, seconds: float) -> None:
         """End badly."""
         self.metrics.failed(pair, reason, seconds)
         self.runs[pair] += pair in self.present
 
     @rule(pair=PAIRS)
-    def cancel(self, pair: Pair) -> None:
+    def cancel(self, pair: ModelKey) -> None:
         """Be cut short."""
         self.metrics.cancelled(pair)
         self.runs[pair] += pair in self.present
 
     @rule(pair=PAIRS, reason=st.sampled_from(SkipReason), count=st.integers(1, 100))
-    def skip(self, pair: Pair, reason: SkipReason, count: int) -> None:
+    def skip(self, pair: ModelKey, reason: SkipReason, count: int) -> None:
         """Measure nothing."""
         self.metrics.skipped(pair, reason, count)
 
@@ -461,8 +461,8 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def adds_up(self) -> None:
         """Runs are the sum of their ends, for every pair; every number is finite and from 0 up; counters only grow."""
-        ends: Counter[Pair] = Counter()
-        runs: Counter[Pair] = Counter()
+        ends: Counter[ModelKey] = Counter()
+        runs: Counter[ModelKey] = Counter()
         for metric in self.world.registry.collect():
             for sample in metric.samples:
                 assert 0 <= sample.value < math.inf
@@ -471,9 +471,9 @@ class AnyOrder(RuleBasedStateMachine):
                     assert self.former.get(key, 0) <= sample.value
                     self.former[key] = sample.value
                 if sample.name == "ollama_probe_runs_total":
-                    runs[Pair(sample.labels["target"], sample.labels["model"])] += int(sample.value)
+                    runs[ModelKey(sample.labels["target"], sample.labels["model"])] += int(sample.value)
                 if sample.name.endswith(("_successes_total", "_failures_total", "_cancelled_total")):
-                    ends[Pair(sample.labels["target"], sample.labels["model"])] += int(sample.value)
+                    ends[ModelKey(sample.labels["target"], sample.labels["model"])] += int(sample.value)
         assert runs == ends == self.runs
 
     def teardown(self) -> None:

@@ -17,7 +17,7 @@ from support.probing import QUESTION, TEMPLATE, target_plan, workload
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
-from exporter.ollama.chain import ChunkTimes, ReferenceChain
+from exporter.ollama.chain import ChunkRecorder, ReferenceChain
 from exporter.ollama.transport import TargetAuth
 from exporter.plan import Workload
 from exporter.reading import Answer
@@ -36,7 +36,7 @@ async def chain_to(url: str, **changes: Any) -> AsyncIterator[ReferenceChain]:
 
 async def ask(chain: ReferenceChain, work: Workload | None = None, **changes: Any) -> Answer:
     """Ask with defaults."""
-    arguments: dict[str, Any] = {"num_ctx": 4096, "keep_alive": None, "seconds": 5, "chunks": ChunkTimes()}
+    arguments: dict[str, Any] = {"num_ctx": 4096, "keep_alive": None, "seconds": 5, "chunks": ChunkRecorder()}
     return await chain.ask("llama3.1", work or workload(), **(arguments | changes))
 
 
@@ -96,7 +96,7 @@ async def test_every_chunk_is_noted_in_order_and_the_final_one_apart() -> None:
 async def test_the_first_chunk_is_announced_once() -> None:
     """The GPU's watch learns of the first token as it comes."""
     calls: list[int] = []
-    chunks = ChunkTimes(lambda: calls.append(len(chunks.times)))
+    chunks = ChunkRecorder(lambda: calls.append(len(chunks.times)))
     async with OllamaServer(ScriptedEngine()) as server, chain_to(server.url) as chain:
         await ask(chain, chunks=chunks)
 
@@ -157,7 +157,7 @@ async def test_errors_of_the_libraries_pass_through() -> None:
     engine = ScriptedEngine()
     async with OllamaServer(engine) as server, chain_to(server.url) as chain:
         with pytest.raises(ollama.ResponseError):
-            await chain.ask("nope", workload(), num_ctx=None, keep_alive=None, seconds=5, chunks=ChunkTimes())
+            await chain.ask("nope", workload(), num_ctx=None, keep_alive=None, seconds=5, chunks=ChunkRecorder())
         engine.play(Scene(SceneKind.CUT, after_tokens=3))
         with pytest.raises(httpx.HTTPError):
             await ask(chain)

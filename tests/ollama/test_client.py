@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.probing import target_plan
 
 from exporter.errors import ProbeError, Reason
-from exporter.ollama.client import ModelFile, Server, _installed, _loaded, full_name, read_time
+from exporter.ollama.client import ModelFile, OllamaClient, _installed, _loaded, full_name, read_time
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 
@@ -60,7 +60,7 @@ async def test_real_answers_are_read_whole(version: str, answers: Answers) -> No
     """Names, sizes, digests, capabilities and the model's blob, of both versions that were recorded."""
     answers.bodies = {f"/api/{name}": recorded(version, name) for name in ("tags", "show")}
     raw = answers.bodies["/api/tags"]["models"][0]
-    async with Server(target_plan(answers.url)) as server:
+    async with OllamaClient(target_plan(answers.url)) as server:
         installed = (await server.installed())[0]
         file = await server.file(installed.name, installed.digest)
 
@@ -75,7 +75,7 @@ async def test_real_answers_are_read_whole(version: str, answers: Answers) -> No
 
 async def test_a_file_is_asked_for_once_per_digest(answers: Answers) -> None:
     """`/api/show` is heavy: a model that did not change is not asked about again."""
-    async with Server(target_plan(answers.url)) as server:
+    async with OllamaClient(target_plan(answers.url)) as server:
         for digest in ("a", "a", "b"):
             await server.file("m", digest)
 
@@ -84,7 +84,7 @@ async def test_a_file_is_asked_for_once_per_digest(answers: Answers) -> None:
 
 async def test_a_mixture_of_experts_is_not_dense(answers: Answers) -> None:
     """A token reads a part of such a model only; without facts nobody can tell."""
-    async with Server(target_plan(answers.url)) as server:
+    async with OllamaClient(target_plan(answers.url)) as server:
         answers.bodies["/api/show"] = {"model_info": {"qwen3moe.expert_count": 128}}
         moe = await server.file("m", "1")
         answers.bodies["/api/show"] = {"model_info": {"llama.block_count": 32}}
@@ -100,7 +100,7 @@ async def test_a_mixture_of_experts_is_not_dense(answers: Answers) -> None:
 async def test_an_answer_that_ollama_never_gives_is_a_protocol_error(body: bytes, answers: Answers) -> None:
     """Not a crash, and not an empty list either."""
     answers.bodies["/api/ps"] = body
-    async with Server(target_plan(answers.url)) as server:
+    async with OllamaClient(target_plan(answers.url)) as server:
         with pytest.raises(ProbeError) as caught:
             await server.loaded()
 
@@ -110,7 +110,7 @@ async def test_an_answer_that_ollama_never_gives_is_a_protocol_error(body: bytes
 async def test_no_models_is_an_empty_list(answers: Answers) -> None:
     """Go writes an empty list as null."""
     answers.bodies["/api/ps"] = {"models": None}
-    async with Server(target_plan(answers.url)) as server:
+    async with OllamaClient(target_plan(answers.url)) as server:
         assert await server.loaded() == ()
 
 
@@ -118,7 +118,7 @@ async def test_the_sign_of_life_is_told_either_way(answers: Answers) -> None:
     """A version, or None where no answer came."""
     heard: list[str | None] = []
     answers.bodies["/api/version"] = {"version": "0.33.0"}
-    async with Server(target_plan(answers.url), heard.append) as server:
+    async with OllamaClient(target_plan(answers.url), heard.append) as server:
         await server.version()
         answers.bodies["/api/version"] = b"no"
         with pytest.raises(ProbeError):

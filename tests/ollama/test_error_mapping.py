@@ -13,7 +13,7 @@ import pydantic
 import pytest
 
 from exporter.errors import REMEDIES, ProbeError, Reason
-from exporter.ollama.error_mapping import DETAIL_CHARACTERS_MAX, REASON_BY_TYPE, answer_error, translate
+from exporter.ollama.error_mapping import DETAIL_CHARACTERS_MAX, REASON_BY_TYPE, answer_error, map_error
 
 
 @pytest.mark.parametrize("module", [httpx, httpcore, ollama, ollama._types])
@@ -61,14 +61,14 @@ def test_every_reason_has_a_remedy_in_words() -> None:
 def test_ollamas_own_words_decide_where_only_text_tells(status: int, text: str, reason: Reason) -> None:
     """The same answer gets the same reason, as a JSON body and as the client library's exception."""
     assert answer_error(status, json.dumps({"error": text})).reason is reason
-    assert translate(ollama.ResponseError(text, status)).reason is reason
+    assert map_error(ollama.ResponseError(text, status)).reason is reason
 
 
 def test_an_unknown_exception_is_internal_and_keeps_its_cause() -> None:
     """What nobody foresaw is said to be the exporter's own fault, with the traceback at hand."""
     error = RuntimeError("odd")
 
-    translated = translate(error)
+    translated = map_error(error)
 
     assert translated.reason is Reason.INTERNAL
     assert translated.__cause__ is error
@@ -77,7 +77,7 @@ def test_an_unknown_exception_is_internal_and_keeps_its_cause() -> None:
 
 def test_a_secret_file_that_cannot_be_read_is_denied_with_its_name() -> None:
     """The operator is told which file, not only that access failed."""
-    translated = translate(FileNotFoundError(2, "No such file or directory", "/run/secrets/token"))
+    translated = map_error(FileNotFoundError(2, "No such file or directory", "/run/secrets/token"))
 
     assert translated.reason is Reason.DENIED
     assert "/run/secrets/token" in translated.detail
@@ -88,7 +88,7 @@ def test_a_validation_error_does_not_repeat_the_answer() -> None:
     with pytest.raises(pydantic.ValidationError) as caught:
         ollama.GenerateResponse(response="secret words", eval_count="many")
 
-    translated = translate(caught.value)
+    translated = map_error(caught.value)
 
     assert translated.reason is Reason.PROTOCOL
     assert "secret words" not in translated.detail
@@ -106,9 +106,9 @@ def test_a_probe_error_passes_as_it_is() -> None:
     """What has its reason keeps it."""
     error = ProbeError(Reason.BUSY, "d", "r")
 
-    assert translate(error) is error
+    assert map_error(error) is error
 
 
 def test_a_certificate_that_cannot_be_verified_names_the_setting() -> None:
     """The remedy for a private authority is `tls.ca_file`."""
-    assert "ca_file" in translate(httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed")).remedy
+    assert "ca_file" in map_error(httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed")).remedy

@@ -23,10 +23,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from support import programs
 from support.probing import model_plan, target_plan
 
-from exporter.gpu.none import NoGpus
+from exporter.gpu.none import NoGpuMonitor
 from exporter.metrics.exposition import Format, render
 from exporter.metrics.families import ProbeMetrics
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.probing.target import Target
 
 EXAMPLES = 60
@@ -332,10 +332,10 @@ async def open_stage() -> Stage:
     registry = CollectorRegistry()
     metrics = ProbeMetrics(registry, collectors=())
     plan = target_plan(server.url, name="t")
-    target = Target(plan, NoGpus(), metrics, lambda *_: asyncio.sleep(0))
+    target = Target(plan, NoGpuMonitor(), metrics, lambda *_: asyncio.sleep(0))
     model = model_plan(timeout_seconds=DEADLINE, load_timeout_seconds=DEADLINE)
     target.models = {plan.pair(model): model}
-    metrics.add_pair(Pair("t", "llama3.1"), model)
+    metrics.add_pair(ModelKey("t", "llama3.1"), model)
     return Stage(server, target, registry)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import ProbeError, Reason
-from exporter.probing.evaluate import judge
+from exporter.probing.evaluate import evaluate
 from exporter.reading import Answer
 
 FINAL = {
@@ -43,7 +43,7 @@ def answer(chunks: int = 32, pace: float = 20.0, final: dict[str, Any] | None = 
 
 def test_a_finished_answer_is_measured_by_the_servers_own_counts() -> None:
     """Rate is eval_count / eval_duration; queue is what total leaves over; words are split by whitespace."""
-    figures = judge(answer(final=FINAL))
+    figures = evaluate(answer(final=FINAL))
 
     assert figures.decode_tokens_per_second == pytest.approx(32 / 1.58)
     assert (figures.output_tokens, figures.prompt_tokens, figures.words) == (32, 30, 32)
@@ -56,12 +56,12 @@ def test_a_finished_answer_is_measured_by_the_servers_own_counts() -> None:
 
 def test_words_hold_the_thinking_too() -> None:
     """Thinking is work of the GPU as well: its words count."""
-    assert judge(answer(final=FINAL, thinking="let me see")).words == 35
+    assert evaluate(answer(final=FINAL, thinking="let me see")).words == 35
 
 
 def test_a_repeated_chunk_lowers_the_distinct_ratio() -> None:
     """A GPU that answers the same token over and over is not healthy, and the ratio says so."""
-    assert judge(answer(final=FINAL, chunk_texts=("/",) * 32)).distinct_chunks_ratio == 1 / 32
+    assert evaluate(answer(final=FINAL, chunk_texts=("/",) * 32)).distinct_chunks_ratio == 1 / 32
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_a_repeated_chunk_lowers_the_distinct_ratio() -> None:
 def test_a_final_chunk_that_cannot_be_true_is_no_reading(final: dict[str, Any], reason: Reason | None) -> None:
     """Counts and durations that are missing, negative, absurd or contradicted by the client's clock are refused."""
     if reason is None:
-        judge(answer(final=FINAL | final))
+        evaluate(answer(final=FINAL | final))
         return
     with pytest.raises(ProbeError) as caught:
-        judge(answer(final=FINAL | final))
+        evaluate(answer(final=FINAL | final))
     assert caught.value.reason is reason
     assert caught.value.remedy
 
@@ -118,7 +118,7 @@ def test_a_stream_without_a_final_chunk_is_a_reading_only_while_it_flows(
     given_answer = answer(chunks, pace, cut=cut, ended_at=last + waited)
 
     if reason is None:
-        figures = judge(given_answer)
+        figures = evaluate(given_answer)
         assert figures.truncated
         assert figures.decode_tokens_per_second == pytest.approx(pace)
         assert figures.elapsed_seconds == pytest.approx(last - 100.0)
@@ -126,13 +126,13 @@ def test_a_stream_without_a_final_chunk_is_a_reading_only_while_it_flows(
         assert figures.words == chunks
     else:
         with pytest.raises(ProbeError) as caught:
-            judge(given_answer)
+            evaluate(given_answer)
         assert caught.value.reason is reason
 
 
 def test_a_cut_stream_that_was_thinking_has_no_words() -> None:
     """Thinking text comes with the final chunk only: without it the words are unknown, not fewer."""
-    assert judge(answer(40, cut=True, chunk_texts=("",) * 20 + (" w",) * 20)).words is None
+    assert evaluate(answer(40, cut=True, chunk_texts=("",) * 20 + (" w",) * 20)).words is None
 
 
 _numbers = st.one_of(
@@ -156,7 +156,7 @@ def test_whatever_comes_is_a_finite_reading_or_a_reason(
         now += gap
         times.append(now)
     try:
-        figures = judge(
+        figures = evaluate(
             answer(
                 final=final, chunk_times=tuple(times), chunk_texts=(texts,) * len(times), ended_at=now + late, cut=cut
             )

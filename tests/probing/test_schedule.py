@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import pytest
 from support.simulated import SimulatedLoop, run_simulated
 
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.probing.schedule import Schedule
 from exporter.reading import SkipReason
 
-A, B, C = Pair("one", "a"), Pair("one", "b"), Pair("two", "c")
+A, B, C = ModelKey("one", "a"), ModelKey("one", "b"), ModelKey("two", "c")
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
@@ -24,23 +24,23 @@ class Log:
 
     loop: SimulatedLoop
     began: float = field(init=False)
-    runs: list[tuple[float, Pair]] = field(default_factory=list)
+    runs: list[tuple[float, ModelKey]] = field(default_factory=list)
     running: Counter[str] = field(default_factory=Counter)
     most_at_once: int = 0
     skips: Counter[SkipReason] = field(default_factory=Counter)
-    cancelled: list[Pair] = field(default_factory=list)
+    cancelled: list[ModelKey] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.began = self.loop.time()
 
-    def skipped(self, _: Pair, reason: SkipReason, count: int) -> None:
+    def skipped(self, _: ModelKey, reason: SkipReason, count: int) -> None:
         """Note a skip."""
         self.skips[reason] += count
 
-    def prober(self, seconds: float | Callable[[float], float]) -> Callable[[Pair], Awaitable[None]]:
+    def prober(self, seconds: float | Callable[[float], float]) -> Callable[[ModelKey], Awaitable[None]]:
         """Return a probe that takes so long."""
 
-        async def probe(pair: Pair) -> None:
+        async def probe(pair: ModelKey) -> None:
             assert not self.running[pair.target], "two probes of one target at once"
             self.running[pair.target] += 1
             self.most_at_once = max(self.most_at_once, sum(self.running.values()))
@@ -56,13 +56,13 @@ class Log:
 
         return probe
 
-    def times(self, pair: Pair) -> list[float]:
+    def times(self, pair: ModelKey) -> list[float]:
         """Return when a pair was probed."""
         return [when for when, probed in self.runs if probed == pair]
 
 
 def simulate(
-    pairs: Mapping[Pair, tuple[float, float]],
+    pairs: Mapping[ModelKey, tuple[float, float]],
     seconds: float,
     probe_seconds: float | Callable[[float], float] = 2,
     limit: int = 4,
@@ -106,7 +106,7 @@ def test_a_target_is_probed_by_one_at_a_time() -> None:
 
 def test_no_more_targets_than_allowed_are_probed_at_once() -> None:
     """Ten targets due at once with a limit of three: never more than three run, and all get their turn."""
-    pairs = {Pair(f"t{index}", "m"): (MINUTE, 0.0) for index in range(10)}
+    pairs = {ModelKey(f"t{index}", "m"): (MINUTE, 0.0) for index in range(10)}
 
     log = simulate(pairs, 10 * MINUTE, probe_seconds=5, limit=3)
 
@@ -115,7 +115,7 @@ def test_no_more_targets_than_allowed_are_probed_at_once() -> None:
 
 
 def test_a_run_that_outlasts_its_interval_counts_as_overlap() -> None:
-    """Marks that come while the former run is still going are skipped, counted, and never run twice."""
+    """Due times that come while the former run is still going are skipped, counted, and never run twice."""
     log = simulate({A: (MINUTE, 0)}, HOUR, probe_seconds=150)
 
     assert len(log.times(A)) == 20
@@ -179,7 +179,7 @@ def test_an_error_that_nobody_expected_does_not_end_the_schedule(caplog: pytest.
     async def work(_: SimulatedLoop) -> int:
         runs = 0
 
-        async def probe(_: Pair) -> None:
+        async def probe(_: ModelKey) -> None:
             nonlocal runs
             runs += 1
             raise RuntimeError("odd")

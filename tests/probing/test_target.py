@@ -16,15 +16,15 @@ from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.errors import Reason
-from exporter.gpu.none import NoGpus
+from exporter.gpu.none import NoGpuMonitor
 from exporter.metrics.families import ProbeMetrics
-from exporter.ollama.client import Server
-from exporter.plan import ModelPlan, Pair, TargetPlan
+from exporter.ollama.client import OllamaClient
+from exporter.plan import ModelKey, ModelPlan, TargetPlan
 from exporter.probing.target import Target, discover
 from exporter.reading import SkipReason
 
 FAST = ScriptedModel(tokens_per_second=1000, load_seconds=0.01)
-PAIR = Pair("t", "llama3.1")
+PAIR = ModelKey("t", "llama3.1")
 
 
 @contextlib.asynccontextmanager
@@ -32,7 +32,7 @@ async def at_work(plan: TargetPlan) -> AsyncIterator[tuple[Target, ProbeMetrics]
     """Yield a started target whose models are taken up as soon as they are known."""
     metrics = ProbeMetrics(CollectorRegistry())
 
-    async def follow(target: Target, models: dict[Pair, ModelPlan]) -> None:
+    async def follow(target: Target, models: dict[ModelKey, ModelPlan]) -> None:
         await asyncio.sleep(0)
         for pair in target.models.keys() - models.keys():
             metrics.remove_pair(pair)
@@ -40,7 +40,7 @@ async def at_work(plan: TargetPlan) -> AsyncIterator[tuple[Target, ProbeMetrics]
             metrics.add_pair(pair, model)
         target.models = models
 
-    target = Target(plan, NoGpus(), metrics, follow)
+    target = Target(plan, NoGpuMonitor(), metrics, follow)
     await target.start()
     try:
         yield target, metrics
@@ -104,7 +104,7 @@ async def test_a_failure_is_one_log_line_with_its_remedy(caplog: pytest.LogCaptu
         OllamaServer(ScriptedEngine([FAST])) as server,
         at_work(target_plan(server.url, model_plan("nope"))) as (target, _),
     ):
-        await target.probe(Pair("t", "nope"))
+        await target.probe(ModelKey("t", "nope"))
     records = [record for record in caplog.records if record.getMessage() == "probe failed"]
 
     assert len(records) == 1
@@ -126,11 +126,11 @@ async def test_installed_models_that_can_generate_are_found_and_never_cloud_ones
     """An embedding model and one that runs elsewhere are left out; names are canonical, without `:latest`."""
     async with OllamaServer(ScriptedEngine(MODELS)) as server:
         plan = target_plan(server.url, models="installed")
-        async with Server(plan) as asked:
+        async with OllamaClient(plan) as asked:
             found = await discover(plan, asked)
 
-    assert list(found) == [Pair("t", "llama3.1"), Pair("t", "qwen3:8b")]
-    assert found[Pair("t", "qwen3:8b")].model == "qwen3:8b"
+    assert list(found) == [ModelKey("t", "llama3.1"), ModelKey("t", "qwen3:8b")]
+    assert found[ModelKey("t", "qwen3:8b")].model == "qwen3:8b"
 
 
 async def test_loaded_models_are_followed_and_never_loaded_by_us() -> None:
@@ -138,7 +138,7 @@ async def test_loaded_models_are_followed_and_never_loaded_by_us() -> None:
     engine = ScriptedEngine(MODELS)
     async with OllamaServer(engine) as server:
         plan = target_plan(server.url, models="loaded")
-        async with Server(plan) as asked:
+        async with OllamaClient(plan) as asked:
             assert await discover(plan, asked) == {}
             await engine.neighbour("qwen3:8b", tokens=1)
             found = await discover(plan, asked)
@@ -157,7 +157,7 @@ async def test_a_model_that_appears_or_goes_is_followed(caplog: pytest.LogCaptur
         await until(lambda: list(target.models) == [PAIR])
         engine.installed = [*engine.installed, ScriptedModel("new")]
         await target.check()
-        assert list(target.models) == [PAIR, Pair("t", "new")]
+        assert list(target.models) == [PAIR, ModelKey("t", "new")]
         engine.installed = [ScriptedModel("new")]
         await target.check()
         assert [row.pair.model for row in metrics.rows()] == ["new"]

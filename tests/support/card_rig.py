@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from support.nvml_recording import Recorder
 
-from exporter.gpu.base import Subject
-from exporter.gpu.monitor import NvidiaGpus
-from exporter.plan import Pair
-from exporter.reading import Observation
+from exporter.gpu.base import ProbedModel
+from exporter.gpu.monitor import NvidiaMonitor
+from exporter.plan import ModelKey
+from exporter.reading import GpuObservation
 
 LOAD = Path(__file__).parents[1] / "device" / "load.py"
 PROBE_SECONDS = 2.0
@@ -59,7 +59,7 @@ class Load:
 class Check:
     """The room on the real driver, the loads, and what was seen."""
 
-    def __init__(self, gpus: NvidiaGpus, recorder: Recorder) -> None:
+    def __init__(self, gpus: NvidiaMonitor, recorder: Recorder) -> None:
         self.gpus = gpus
         self.recorder = recorder
         self.missed: list[str] = []
@@ -74,11 +74,11 @@ class Check:
             self.missed.append(what)
 
     async def probe(
-        self, runner: Load, *, seconds: float = PROBE_SECONDS, model: str = MODEL, gpus: NvidiaGpus | None = None
-    ) -> Observation:
+        self, runner: Load, *, seconds: float = PROBE_SECONDS, model: str = MODEL, gpus: NvidiaMonitor | None = None
+    ) -> GpuObservation:
         """Do what a probe does: watch, have the model work, tell the first token, finish."""
-        subject = Subject(
-            pair=Pair("here", model[:4]),
+        subject = ProbedModel(
+            pair=ModelKey("here", model[:4]),
             local=True,
             configured=None,
             blob=model,
@@ -96,11 +96,11 @@ class Check:
         self,
         what: str,
         times: int,
-        one: Callable[[], Awaitable[Observation]],
-        good: Callable[[Observation], bool],
+        one: Callable[[], Awaitable[GpuObservation]],
+        good: Callable[[GpuObservation], bool],
         *,
         bar: bool = True,
-    ) -> list[Observation]:
+    ) -> list[GpuObservation]:
         """Probe several times and say how many came out right; all must, if that is the bar."""
         seen = []
         for _ in range(times):
@@ -112,7 +112,7 @@ class Check:
             self.say("  instead", Counter(f"{one.label} {dict(one.contended)}" for one in seen if not good(one)))
         return seen
 
-    async def record(self, scene: str, one: Callable[[], Awaitable[Observation]]) -> None:
+    async def record(self, scene: str, one: Callable[[], Awaitable[GpuObservation]]) -> None:
         """Probe once and keep every answer of the driver."""
         await asyncio.sleep(0.6)
         self.recorder.scene = scene
@@ -128,11 +128,11 @@ class Check:
         }
 
 
-def seen_as_gpu(observation: Observation) -> bool:
+def seen_as_gpu(observation: GpuObservation) -> bool:
     """Return whether another program was seen, and no other model."""
     return observation.contended == {"model": False, "gpu": True}
 
 
-def alone(observation: Observation) -> bool:
+def alone(observation: GpuObservation) -> bool:
     """Return whether nobody else was seen."""
     return observation.contended == {"model": False, "gpu": False}

@@ -10,12 +10,12 @@ from typing import Any
 
 from support.nvml_recording import Replay, load
 
-from exporter.gpu.base import Subject
-from exporter.gpu.monitor import NvidiaGpus, open_nvidia
+from exporter.gpu.base import ProbedModel
+from exporter.gpu.monitor import NvidiaMonitor, open_nvidia
 from exporter.gpu.processes import Processes
 from exporter.gpu.recording import Clock
-from exporter.plan import Pair
-from exporter.reading import Observation
+from exporter.plan import ModelKey
+from exporter.reading import GpuObservation
 
 MODEL, OTHER_MODEL = "a" * 64, "b" * 64
 """The digests in the recordings' command lines."""
@@ -25,17 +25,17 @@ NEVER = 3600.0
 """Between two samples that nobody asked for."""
 
 
-def subject(**changes: Any) -> Subject:
+def subject(**changes: Any) -> ProbedModel:
     """Return a model on this machine of which the server tells nothing."""
     known: dict[str, Any] = {
-        "pair": Pair("here", "llama3.1"),
+        "pair": ModelKey("here", "llama3.1"),
         "local": True,
         "configured": None,
         "blob": MODEL,
         "size_bytes": None,
         "size_vram_bytes": None,
     }
-    return Subject(**{**known, **changes})
+    return ProbedModel(**{**known, **changes})
 
 
 def fails(code: int) -> Callable[[Any], Any]:
@@ -73,7 +73,7 @@ class Stage:
         """Return the pid of the model's runner in a scene."""
         return next(int(pid) for pid, cmdline in self.scenes[scene]["cmdlines"].items() if MODEL in cmdline)
 
-    async def open(self, driver: Callable[[], Any] | None = None) -> NvidiaGpus:
+    async def open(self, driver: Callable[[], Any] | None = None) -> NvidiaMonitor:
         """Return the room on this machine's driver."""
         self.replay.calls = self.replay.calls or self.scenes["identity"]["calls"]
         return await open_nvidia(
@@ -86,13 +86,13 @@ class Stage:
 
     async def probe(
         self,
-        gpus: NvidiaGpus,
+        gpus: NvidiaMonitor,
         scene: str,
-        model: Subject | None = None,
+        model: ProbedModel | None = None,
         *,
         processes: bool = True,
         midway: Callable[[], None] = lambda: None,
-    ) -> Observation:
+    ) -> GpuObservation:
         """Watch one recorded probe from its beginning to its end; `midway` is called halfway through."""
         told = self.play(scene, processes=processes)
         watch = await gpus.watch(model or subject())

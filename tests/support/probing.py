@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from exporter.gpu.base import Gpus
-from exporter.gpu.none import NoGpus
+from exporter.gpu.base import GpuMonitor
+from exporter.gpu.none import NoGpuMonitor
 from exporter.ollama.chain import ReferenceChain
-from exporter.ollama.client import Server
+from exporter.ollama.client import OllamaClient
 from exporter.plan import ModelPlan, TargetPlan, Workload
 from exporter.probing.prober import Prober
 
@@ -50,13 +50,13 @@ def target_plan(url: str, *models: ModelPlan, **changes: Any) -> TargetPlan:
 
 
 @contextlib.asynccontextmanager
-async def probing(url: str, gpus: Gpus | None = None, **changes: Any) -> AsyncIterator[Prober]:
+async def probing(url: str, gpus: GpuMonitor | None = None, **changes: Any) -> AsyncIterator[Prober]:
     """Yield a prober on the server at `url`, and close its connections."""
     target = target_plan(url, **changes)
-    server = Server(target)
+    server = OllamaClient(target)
     chain = ReferenceChain(target, server.auth)
     try:
-        yield Prober(target, server, chain, gpus or NoGpus())
+        yield Prober(target, server, chain, gpus or NoGpuMonitor())
     finally:
         await chain.close()
         await server.close()

@@ -27,7 +27,7 @@ from exporter import __version__
 from exporter.errors import REMEDIES, Reason, SettingsError
 from exporter.metrics.exposition import Format
 from exporter.metrics.families import ProbeMetrics
-from exporter.plan import Pair
+from exporter.plan import ModelKey
 from exporter.reading import SkipReason
 from exporter.web.server import WebServer, gzip_accepted, negotiate
 
@@ -254,7 +254,7 @@ async def test_landing_page_allows_its_own_style(client: httpx.AsyncClient) -> N
 
 async def test_landing_page_states(world: World, client: httpx.AsyncClient) -> None:
     """Each pair's row says what is known, how old it is, and what is wrong with which remedy."""
-    pairs = {name: Pair("gpu-a", name) for name in ("withdrawn", "good", "slow", "failing", "skipped", "fresh")}
+    pairs = {name: ModelKey("gpu-a", name) for name in ("withdrawn", "good", "slow", "failing", "skipped", "fresh")}
     for pair in pairs.values():
         world.metrics.add_pair(pair, PLAN)
     world.metrics.succeeded(pairs["withdrawn"], FULL, 3.0)
@@ -290,8 +290,8 @@ async def test_landing_page_states(world: World, client: httpx.AsyncClient) -> N
 @pytest.mark.parametrize("reason", Reason)
 async def test_every_remedy_is_shown(world: World, client: httpx.AsyncClient, reason: Reason) -> None:
     """The page says for every reason what to do."""
-    world.metrics.add_pair(Pair("gpu-a", "llama3.1"), PLAN)
-    world.metrics.failed(Pair("gpu-a", "llama3.1"), reason, 1.0)
+    world.metrics.add_pair(ModelKey("gpu-a", "llama3.1"), PLAN)
+    world.metrics.failed(ModelKey("gpu-a", "llama3.1"), reason, 1.0)
 
     [_, row] = Cells((await client.get("/")).text).rows
 
@@ -301,8 +301,8 @@ async def test_every_remedy_is_shown(world: World, client: httpx.AsyncClient, re
 async def test_landing_page_escapes_everything(world: World, client: httpx.AsyncClient) -> None:
     """Names that are markup are shown, not obeyed."""
     evil = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
-    world.metrics.add_pair(Pair(evil, evil + "\ud800$version"), PLAN)
-    world.metrics.succeeded(Pair(evil, evil + "\ud800$version"), replace(FULL, gpu=evil, text=evil), 1.0)
+    world.metrics.add_pair(ModelKey(evil, evil + "\ud800$version"), PLAN)
+    world.metrics.succeeded(ModelKey(evil, evil + "\ud800$version"), replace(FULL, gpu=evil, text=evil), 1.0)
 
     cells = Cells((await client.get("/")).text)
 
@@ -312,8 +312,8 @@ async def test_landing_page_escapes_everything(world: World, client: httpx.Async
 
 async def test_readings_do_not_disturb_the_text_of_answers(world: World, client: httpx.AsyncClient) -> None:
     """The answer of a model is never told, neither to Prometheus nor to a reader of the page."""
-    world.metrics.add_pair(Pair("gpu-a", "llama3.1"), PLAN)
-    world.metrics.succeeded(Pair("gpu-a", "llama3.1"), replace(FULL, text="the secret of life"), 1.0)
+    world.metrics.add_pair(ModelKey("gpu-a", "llama3.1"), PLAN)
+    world.metrics.succeeded(ModelKey("gpu-a", "llama3.1"), replace(FULL, text="the secret of life"), 1.0)
 
     for path in ("/", "/metrics"):
         assert "secret" not in (await client.get(path)).text
@@ -367,7 +367,7 @@ async def test_metrics_at_the_root(world: World) -> None:
 async def test_stop_does_not_wait_for_a_slow_client(world: World) -> None:
     """A client that does not read what it asked for, and one that never asks, are cut off."""
     for model in range(2000):
-        world.metrics.add_pair(Pair("gpu-a", f"model {model}"), PLAN)
+        world.metrics.add_pair(ModelKey("gpu-a", f"model {model}"), PLAN)
     server = world.server()
     [url] = await server.start()
     port = int(url.rpartition(":")[2])
@@ -385,7 +385,7 @@ async def test_stop_does_not_wait_for_a_slow_client(world: World) -> None:
 
 async def test_many_scrapes_at_once(world: World, client: httpx.AsyncClient) -> None:
     """Fifty scrapes at once, while readings arrive, are each whole and of one run."""
-    pair = Pair("gpu-a", "llama3.1")
+    pair = ModelKey("gpu-a", "llama3.1")
     world.metrics.add_pair(pair, PLAN)
     names = {"name[]": ["ollama_probe_token_count", "ollama_probe_elapsed_seconds"]}
 

@@ -22,7 +22,7 @@ from support.readings import CARD, FULL, PLAN
 from exporter.errors import Reason
 from exporter.metrics.exposition import Format, render
 from exporter.metrics.families import ProbeMetrics, runtime_collectors
-from exporter.plan import ModelPlan, Pair
+from exporter.plan import ModelKey, ModelPlan
 from exporter.reading import CPU, GpuState, ModelInfo, Reading, SkipReason, Stages, ThrottleReason
 
 JOB = "ollama-throughput"
@@ -97,7 +97,7 @@ class Exporter:
         self.metrics.set_cards((self.card("550.54.15"),))
         self.metrics.server_answered(self.target, "0.12.6")
         for model in self.models:
-            self.metrics.add_pair(Pair(self.target, model.name), self.plan(model))
+            self.metrics.add_pair(ModelKey(self.target, model.name), self.plan(model))
 
     def card(self, driver: str) -> Any:
         """Return the machine's card."""
@@ -113,7 +113,7 @@ class Exporter:
         if not self.healthy:
             self.change(number)
         for model in self.models:
-            pair = Pair(self.target, model.name)
+            pair = ModelKey(self.target, model.name)
             event = "" if self.healthy else self.event(model, number)
             if event == "down":
                 self.metrics.failed(pair, Reason.CONNECT, 5.0)
@@ -143,7 +143,7 @@ class Exporter:
             self.metrics.set_cards((self.card("550.54.15" if left > 16 else "570.86.10"),))
             workload = replace(PLAN.workload, seed=42 if left > 11 else 43)
             for model in self.models:
-                self.metrics.add_pair(Pair(self.target, model.name), replace(self.plan(model), workload=workload))
+                self.metrics.add_pair(ModelKey(self.target, model.name), replace(self.plan(model), workload=workload))
         if self.target == "gpu-d":
             self.metrics.server_answered(self.target, None if 7 < left < 8.5 else "0.12.6")
 
