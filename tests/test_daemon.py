@@ -15,8 +15,8 @@ import yaml
 from support.daemons import START_GUARD_SECONDS, STOP_GUARD_SECONDS, Running, daemon, target
 
 from exporter.embedded.engine import Model
+from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 
 
@@ -42,7 +42,7 @@ class StuckUnload(ScriptedEngine):
 
     async def expire(self, model: Model) -> None:  # noqa: ARG002
         """Wait for ever."""
-        self.play(Scene(SceneKind.SLOW, factor=1))  # a mark that the test can see
+        self.inject(Fault(FaultKind.SLOW, factor=1))  # a mark that the test can see
         await asyncio.sleep(1000)
 
 
@@ -58,16 +58,16 @@ def generating(server: OllamaServer, number: int = 1) -> bool:
     return sum(request.path == "/api/generate" for request in server.requests) >= number
 
 
-STATES: dict[str, tuple[Scene | None, dict[str, Any], Callable[[Running, OllamaServer], Awaitable[None]]]] = {
+STATES: dict[str, tuple[Fault | None, dict[str, Any], Callable[[Running, OllamaServer], Awaitable[None]]]] = {
     "importing": (None, {}, lambda _running, _server: asyncio.sleep(0)),
-    "loading": (Scene(SceneKind.LOAD_FOREVER), {}, lambda _, server: seen(lambda: generating(server))),
+    "loading": (Fault(FaultKind.LOAD_FOREVER), {}, lambda _, server: seen(lambda: generating(server))),
     "before the first token": (
-        Scene(SceneKind.STALL_BEFORE_FIRST_TOKEN, path="/api/generate"),
+        Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN, path="/api/generate"),
         {"when_unloaded": "load"},
         lambda _, server: seen(lambda: generating(server)),
     ),
     "in the middle": (
-        Scene(SceneKind.STALL_IN_THE_MIDDLE, after_tokens=5),
+        Fault(FaultKind.STALL_IN_THE_MIDDLE, after_tokens=5),
         {},
         lambda _, server: seen(lambda: generating(server, 2)),
     ),
@@ -79,11 +79,11 @@ STATES: dict[str, tuple[Scene | None, dict[str, Any], Callable[[Running, OllamaS
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 async def test_a_signal_ends_it_with_0_in_every_state(state: str, number: signal.Signals, tmp_path: Path) -> None:
     """Connections are closed, and a borrowed model is left to Ollama's own timer."""
-    scene, changes, reached = STATES[state]
+    fault, changes, reached = STATES[state]
     engine = StuckUnload() if state == "giving back" else ScriptedEngine()
     async with OllamaServer(engine) as server:
-        if scene:
-            engine.play(Scene(scene.kind, after_tokens=scene.after_tokens, path=scene.path))
+        if fault:
+            engine.inject(Fault(fault.kind, after_tokens=fault.after_tokens, path=fault.path))
         async with daemon(tmp_path, [target(server, **changes)]) as running:
             await reached(running, server)
             assert await running.end(number) == 0
@@ -95,7 +95,7 @@ async def test_a_signal_ends_it_with_0_in_every_state(state: str, number: signal
 async def test_a_signal_ends_it_while_others_wait_for_their_turn(tmp_path: Path) -> None:
     """With one turn for two targets, the one that waits has not run: it is not counted, and it holds nothing up."""
     engine = ScriptedEngine()
-    engine.play(Scene(SceneKind.STALL_IN_THE_MIDDLE, after_tokens=5))
+    engine.inject(Fault(FaultKind.STALL_IN_THE_MIDDLE, after_tokens=5))
     async with OllamaServer(engine) as server:
         targets = [target(server, "one"), target(server, "two")]
         async with daemon(tmp_path, targets, max_concurrent_probes=1) as running:

@@ -16,8 +16,8 @@ import httpcore
 from prometheus_client import CollectorRegistry
 from support.probing import model_plan, target_plan, workload
 
+from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.gpu.none import NoGpuMonitor
 from exporter.metrics.families import ProbeMetrics
@@ -32,45 +32,45 @@ STEPS_MAX = 400
 HANGS = 0.3
 """Seconds until the deadline of a probe that will hang."""
 
-SCENES: list[Scene | None] = [
+SCENES: list[Fault | None] = [
     None,
-    Scene(SceneKind.SLOW),
-    Scene(SceneKind.COLD),
-    Scene(SceneKind.DONE_TWICE),
-    Scene(SceneKind.THINKING),
-    Scene(SceneKind.UNKNOWN_DONE_REASON),
-    Scene(SceneKind.CPU, factor=0.01),
-    Scene(SceneKind.LOAD_FOREVER),
-    Scene(SceneKind.STALL_BEFORE_FIRST_TOKEN),
-    Scene(SceneKind.STALL_IN_THE_MIDDLE, after_tokens=20),
-    Scene(SceneKind.TRICKLE, factor=0.05),
-    Scene(SceneKind.ENDLESS_HEADERS),
-    Scene(SceneKind.ENDLESS_HEADERS, factor=0),
-    Scene(SceneKind.CUT),
-    Scene(SceneKind.CUT, after_tokens=20),
-    Scene(SceneKind.HALF_CLOSED, after_tokens=20),
-    Scene(SceneKind.NO_DONE, after_tokens=20),
-    Scene(SceneKind.NO_DONE, after_tokens=10),
-    Scene(SceneKind.JUNK_LINE, after_tokens=5),
-    Scene(SceneKind.LONG_LINE, factor=9_000_000),
-    Scene(SceneKind.ERROR_LINE, after_tokens=5),
-    Scene(SceneKind.DEAD_MODEL, after_tokens=5, seconds=0.1),
-    Scene(SceneKind.OUT_OF_MEMORY),
-    Scene(SceneKind.OUT_OF_MEMORY, after_tokens=5),
-    Scene(SceneKind.UNAUTHORIZED),
-    Scene(SceneKind.FORBIDDEN),
-    Scene(SceneKind.SERVER_BUSY),
-    Scene(SceneKind.EMBEDDING_ONLY),
-    Scene(SceneKind.NEGATIVE_DURATIONS),
-    Scene(SceneKind.ABSURD_DURATIONS),
+    Fault(FaultKind.SLOW),
+    Fault(FaultKind.COLD),
+    Fault(FaultKind.DONE_TWICE),
+    Fault(FaultKind.THINKING),
+    Fault(FaultKind.UNKNOWN_DONE_REASON),
+    Fault(FaultKind.CPU, factor=0.01),
+    Fault(FaultKind.LOAD_FOREVER),
+    Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN),
+    Fault(FaultKind.STALL_IN_THE_MIDDLE, after_tokens=20),
+    Fault(FaultKind.TRICKLE, factor=0.05),
+    Fault(FaultKind.ENDLESS_HEADERS),
+    Fault(FaultKind.ENDLESS_HEADERS, factor=0),
+    Fault(FaultKind.CUT),
+    Fault(FaultKind.CUT, after_tokens=20),
+    Fault(FaultKind.HALF_CLOSED, after_tokens=20),
+    Fault(FaultKind.NO_DONE, after_tokens=20),
+    Fault(FaultKind.NO_DONE, after_tokens=10),
+    Fault(FaultKind.JUNK_LINE, after_tokens=5),
+    Fault(FaultKind.LONG_LINE, factor=9_000_000),
+    Fault(FaultKind.ERROR_LINE, after_tokens=5),
+    Fault(FaultKind.DEAD_MODEL, after_tokens=5, seconds=0.1),
+    Fault(FaultKind.OUT_OF_MEMORY),
+    Fault(FaultKind.OUT_OF_MEMORY, after_tokens=5),
+    Fault(FaultKind.UNAUTHORIZED),
+    Fault(FaultKind.FORBIDDEN),
+    Fault(FaultKind.SERVER_BUSY),
+    Fault(FaultKind.EMBEDDING_ONLY),
+    Fault(FaultKind.NEGATIVE_DURATIONS),
+    Fault(FaultKind.ABSURD_DURATIONS),
 ]
 HANGING = {
-    SceneKind.CPU,
-    SceneKind.LOAD_FOREVER,
-    SceneKind.STALL_BEFORE_FIRST_TOKEN,
-    SceneKind.STALL_IN_THE_MIDDLE,
-    SceneKind.TRICKLE,
-    SceneKind.ENDLESS_HEADERS,
+    FaultKind.CPU,
+    FaultKind.LOAD_FOREVER,
+    FaultKind.STALL_BEFORE_FIRST_TOKEN,
+    FaultKind.STALL_IN_THE_MIDDLE,
+    FaultKind.TRICKLE,
+    FaultKind.ENDLESS_HEADERS,
 }
 CANCELLED_AFTER = (0.0, 0.01, 0.05, 0.1, 0.2)
 """Seconds: before the first request, in each stage, in the middle of the stream."""
@@ -78,7 +78,7 @@ CANCELLED_AFTER = (0.0, 0.01, 0.05, 0.1, 0.2)
 
 @dataclass
 class Lane:
-    """A target on a server of its own, probed in one scene after another; it keeps its own books."""
+    """A target on a server of its own, probed in one fault after another; it keeps its own books."""
 
     engine: ScriptedEngine
     server: OllamaServer
@@ -86,23 +86,23 @@ class Lane:
     pair: ModelKey
     ended: int = 0
     cancelled: int = 0
-    scenes: itertools.cycle[Scene | None] = field(default_factory=lambda: itertools.cycle(SCENES))
+    faults: itertools.cycle[Fault | None] = field(default_factory=lambda: itertools.cycle(SCENES))
 
     async def probe(self, *, cancel_after: float | None = None) -> None:
-        """Probe once, in the next scene."""
-        scene = next(self.scenes)
-        hangs = scene is not None and scene.kind in HANGING
+        """Probe once, in the next fault."""
+        fault = next(self.faults)
+        hangs = fault is not None and fault.kind in HANGING
         self.target.models = {
             self.pair: model_plan(
-                when_unloaded="borrow" if scene is None else "load",
+                when_unloaded="borrow" if fault is None else "load",
                 timeout_seconds=HANGS if hangs else 5,
                 load_timeout_seconds=HANGS if hangs else 5,
             )
         }
-        if scene is not None:
-            if scene.kind in {SceneKind.LOAD_FOREVER, SceneKind.OUT_OF_MEMORY}:
+        if fault is not None:
+            if fault.kind in {FaultKind.LOAD_FOREVER, FaultKind.OUT_OF_MEMORY}:
                 await self.engine.expire(self.engine.models()[0])
-            scene = self.engine.play(replace(scene))
+            fault = self.engine.inject(replace(fault))
         task = asyncio.create_task(self.target.probe(self.pair))
         if cancel_after is not None:
             await asyncio.sleep(cancel_after)
@@ -113,8 +113,8 @@ class Lane:
         else:
             task.result()
             self.ended += 1
-        if scene is not None:
-            scene.end()
+        if fault is not None:
+            fault.end()
 
     async def probe_often(self, probes: int, lane: int) -> None:
         """Probe so many times; each third is cancelled, at one moment or another."""
@@ -195,7 +195,7 @@ async def test_five_hundred_probes_of_every_kind_leave_nothing_behind() -> None:
     async with contextlib.AsyncExitStack() as stack:
         lanes = [await stack.enter_async_context(open_lane(f"lane-{number}", metrics)) for number in range(LANES)]
         for number, lane in enumerate(lanes):
-            lane.scenes = itertools.cycle([*SCENES[number * 3 :], *SCENES[: number * 3]])
+            lane.faults = itertools.cycle([*SCENES[number * 3 :], *SCENES[: number * 3]])
         await asyncio.gather(*(lane.probe_often(3, number) for number, lane in enumerate(lanes)))  # all is imported
         await emptied(lanes)
         before = held()

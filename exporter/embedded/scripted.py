@@ -1,4 +1,4 @@
-"""A simulated GPU: words, tokens and pace known beforehand, durations as they really were, and scenes on cue."""
+"""A simulated GPU: words, tokens and pace known beforehand, durations as they really were, and faults on cue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from exporter.embedded.engine import (
     Timings,
     parse_keep_alive,
 )
-from exporter.embedded.scenes import Scene, SceneKind
+from exporter.embedded.faults import Fault, FaultKind
 
 CPU_PACE = 0.03
 """What was measured on an H100's host: 5.4 of 161.8 tokens a second."""
@@ -103,16 +103,16 @@ class _StreamEndsError(Exception):
 
 
 FAULTS = {
-    SceneKind.BUSY,
-    SceneKind.STALL_BEFORE_FIRST_TOKEN,
-    SceneKind.STALL_IN_THE_MIDDLE,
-    SceneKind.CUT,
-    SceneKind.HALF_CLOSED,
-    SceneKind.NO_DONE,
-    SceneKind.JUNK_LINE,
-    SceneKind.ERROR_LINE,
-    SceneKind.OUT_OF_MEMORY,
-    SceneKind.LONG_LINE,
+    FaultKind.BUSY,
+    FaultKind.STALL_BEFORE_FIRST_TOKEN,
+    FaultKind.STALL_IN_THE_MIDDLE,
+    FaultKind.CUT,
+    FaultKind.HALF_CLOSED,
+    FaultKind.NO_DONE,
+    FaultKind.JUNK_LINE,
+    FaultKind.ERROR_LINE,
+    FaultKind.OUT_OF_MEMORY,
+    FaultKind.LONG_LINE,
 }
 TEMPLATE_TOKENS = 5
 """What the chat template adds to a prompt that is not raw."""
@@ -122,22 +122,22 @@ BUSY_TEXT = "server busy, please try again.  maximum pending requests exceeded"
 
 
 class ScriptedEngine(Engine):
-    """Play scenes with `play`, other users with `neighbour`. One token is one chunk; deadlines are absolute."""
+    """Play faults with `play`, other users with `other_client`. One token is one chunk; deadlines are absolute."""
 
     def __init__(self, models: Iterable[ScriptedModel] = (ScriptedModel(),), **scheduling: Any) -> None:
         super().__init__(models, **scheduling)
-        self._scenes: list[Scene] = []
-        self._neighbours: set[asyncio.Task[None]] = set()
+        self._faults: list[Fault] = []
+        self._other_clients: set[asyncio.Task[None]] = set()
 
-    def play(self, scene: Scene) -> Scene:
-        """Start a scene's clock, in the running loop, and return it; `scene.end()` ends it."""
-        scene.starts = asyncio.get_running_loop().time() + scene.after_seconds
-        self._scenes.append(scene)
-        if scene.kind is SceneKind.BUSY and not scene.after_tokens:
-            self._send_neighbour(scene)
-        return scene
+    def inject(self, fault: Fault) -> Fault:
+        """Start a fault's clock, in the running loop, and return it; `fault.end()` ends it."""
+        fault.starts = asyncio.get_running_loop().time() + fault.after_seconds
+        self._faults.append(fault)
+        if fault.kind is FaultKind.BUSY and not fault.after_tokens:
+            self._start_other_client(fault)
+        return fault
 
-    def neighbour(
+    def other_client(
         self,
         model: str | None = None,
         *,
@@ -162,44 +162,44 @@ class ScriptedEngine(Engine):
             async with self.hold(found, options, parse_keep_alive(keep_alive)) as runner, runner.slots:
                 await (asyncio.Event().wait() if holding is None else asyncio.sleep(holding))
 
-        task = asyncio.create_task(use(), name="neighbour")
-        self._neighbours.add(task)
-        task.add_done_callback(self._neighbours.discard)
+        task = asyncio.create_task(use(), name="other_client")
+        self._other_clients.add(task)
+        task.add_done_callback(self._other_clients.discard)
         return task
 
     async def close(self) -> None:
-        """End the scenes, send the neighbours home, unload."""
-        for scene in self._scenes:
-            scene.end()
-        self._scenes.clear()
-        tasks = list(self._neighbours)
+        """End the faults, send the other_clients home, unload."""
+        for fault in self._faults:
+            fault.end()
+        self._faults.clear()
+        tasks = list(self._other_clients)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await super().close()
 
     async def enter(self, path: str) -> AsyncIterator[bytes] | None:
-        """Refuse, stall or send endless headers, where a scene says so."""
-        if self._spent(SceneKind.UNAUTHORIZED, path=path):
+        """Refuse, stall or send endless headers, where a fault says so."""
+        if self._spent(FaultKind.UNAUTHORIZED, path=path):
             raise OllamaError(401, "unauthorized")
-        if self._spent(SceneKind.FORBIDDEN, path=path):
+        if self._spent(FaultKind.FORBIDDEN, path=path):
             raise OllamaError(403, None)
-        if self._spent(SceneKind.SERVER_BUSY, path=path):
+        if self._spent(FaultKind.SERVER_BUSY, path=path):
             raise OllamaError(503, BUSY_TEXT)
-        if scene := self._spent(SceneKind.ENDLESS_HEADERS, path=path):
-            return _endless_headers(scene.value(0.01))
-        if (scene := self._acting(SceneKind.STALL_BEFORE_FIRST_TOKEN, path=path)) and scene.path:
-            self._spend(scene)
-            await scene.until_over()
+        if fault := self._spent(FaultKind.ENDLESS_HEADERS, path=path):
+            return _endless_headers(fault.value(0.01))
+        if (fault := self._acting(FaultKind.STALL_BEFORE_FIRST_TOKEN, path=path)) and fault.path:
+            self._spend(fault)
+            await fault.until_over()
         return None
 
     def models(self) -> list[Model]:
-        """Return the models as the scenes of now have them."""
+        """Return the models as the faults of now have them."""
         return [self._staged(model) for model in self.installed if isinstance(model, ScriptedModel)]
 
     def expired(self, runner: Runner) -> bool:
-        """Whether an idle model's time is up, or it is cold by a scene."""
-        return bool(self._acting(SceneKind.COLD, runner.model)) or super().expired(runner)
+        """Whether an idle model's time is up, or it is cold by a fault."""
+        return bool(self._acting(FaultKind.COLD, runner.model)) or super().expired(runner)
 
     def stale(self, runner: Runner, context_length: int, options: Mapping[str, Any]) -> bool:
         """Whether the runner must be started anew: by the options, or because it is dead."""
@@ -209,24 +209,24 @@ class ScriptedEngine(Engine):
         """Take `load_seconds`."""
         scripted = self._staged(model)
         loaded_at = asyncio.get_running_loop().time() + scripted.load_seconds
-        if scene := self._spent(SceneKind.OUT_OF_MEMORY, model):
-            raise OllamaError(500, scene.text or NO_MEMORY)
-        if scene := self._acting(SceneKind.LOAD_FOREVER, model):
-            await scene.until_over()
+        if fault := self._spent(FaultKind.OUT_OF_MEMORY, model):
+            raise OllamaError(500, fault.text or NO_MEMORY)
+        if fault := self._acting(FaultKind.LOAD_FOREVER, model):
+            await fault.until_over()
         await _sleep_until(loaded_at)
 
     async def answer(self, ask: Ask, runner: Runner, loaded_at: float) -> AsyncGenerator[Line | bytes, None]:
-        """Yield a token a line, each at its own time, and whatever the scenes make of it."""
+        """Yield a token a line, each at its own time, and whatever the faults make of it."""
         model = self._staged(ask.model)
         clock = asyncio.get_running_loop().time
         begun = clock()
         tokens = model.tokens(ask.num_predict)
         thoughts = round(len(tokens) * model.thinking_ratio) if ask.think or model.always_thinks else 0
         deadline = begun + model.prefill_seconds / self._pace(ask.model, 0)
-        struck: set[Scene] = set()
+        struck: set[Fault] = set()
         first = last = begun
         for index, token in enumerate(tokens):
-            if self._scenes:
+            if self._faults:
                 before = clock()
                 try:
                     async for piece in self._strike(ask, index, struck):
@@ -240,8 +240,8 @@ class ScriptedEngine(Engine):
             last = clock()
             first = first if index else last
             line = self.line(ask, token, thinking=index < thoughts)
-            if scene := self._acting(SceneKind.TRICKLE, ask.model, index):
-                async for byte in _trickle(line, scene.value(1)):
+            if fault := self._acting(FaultKind.TRICKLE, ask.model, index):
+                async for byte in _trickle(line, fault.value(1)):
                     yield byte
             else:
                 yield line
@@ -253,64 +253,64 @@ class ScriptedEngine(Engine):
         for line in self._distort(final, ask.model, len(tokens)):
             yield line
 
-    async def _strike(self, ask: Ask, index: int, struck: set[Scene]) -> AsyncGenerator[Line | bytes, None]:
-        """Let each scene that acts after `index` tokens befall this request, once."""
-        for scene in [scene for scene in self._scenes if scene.kind in FAULTS and scene not in struck]:
+    async def _strike(self, ask: Ask, index: int, struck: set[Fault]) -> AsyncGenerator[Line | bytes, None]:
+        """Let each fault that acts after `index` tokens befall this request, once."""
+        for fault in [fault for fault in self._faults if fault.kind in FAULTS and fault not in struck]:
             wrong_place = {
-                SceneKind.STALL_IN_THE_MIDDLE: index == 0,
-                SceneKind.STALL_BEFORE_FIRST_TOKEN: index > 0,
-                SceneKind.BUSY: not scene.after_tokens,  # the neighbour came when the scene was played
+                FaultKind.STALL_IN_THE_MIDDLE: index == 0,
+                FaultKind.STALL_BEFORE_FIRST_TOKEN: index > 0,
+                FaultKind.BUSY: not fault.after_tokens,  # the other_client came when the fault was played
             }
-            if scene.path or wrong_place.get(scene.kind) or not self._meets(scene, ask.model, index):
+            if fault.path or wrong_place.get(fault.kind) or not self._meets(fault, ask.model, index):
                 continue
-            struck.add(scene)
-            self._spend(scene)
-            for piece in _sent(scene):
+            struck.add(fault)
+            self._spend(fault)
+            for piece in _sent(fault):
                 yield piece
-            await self._suffer(scene)
+            await self._suffer(fault)
 
-    async def _suffer(self, scene: Scene) -> None:
-        match scene.kind:
-            case SceneKind.BUSY:
-                self._send_neighbour(scene)
-            case SceneKind.STALL_BEFORE_FIRST_TOKEN | SceneKind.STALL_IN_THE_MIDDLE:
-                await scene.until_over()
-            case SceneKind.CUT | SceneKind.HALF_CLOSED:
-                raise Hangup(half=scene.kind is SceneKind.HALF_CLOSED)
-            case SceneKind.OUT_OF_MEMORY:
-                raise OllamaError(500, scene.text or NO_MEMORY)
-            case SceneKind.ERROR_LINE | SceneKind.NO_DONE:
+    async def _suffer(self, fault: Fault) -> None:
+        match fault.kind:
+            case FaultKind.BUSY:
+                self._start_other_client(fault)
+            case FaultKind.STALL_BEFORE_FIRST_TOKEN | FaultKind.STALL_IN_THE_MIDDLE:
+                await fault.until_over()
+            case FaultKind.CUT | FaultKind.HALF_CLOSED:
+                raise Hangup(half=fault.kind is FaultKind.HALF_CLOSED)
+            case FaultKind.OUT_OF_MEMORY:
+                raise OllamaError(500, fault.text or NO_MEMORY)
+            case FaultKind.ERROR_LINE | FaultKind.NO_DONE:
                 raise _StreamEndsError
 
     def _distort(self, final: Line, model: Model, tokens: int) -> Iterator[Line]:
-        """Return the final line or lines as the scenes want them."""
+        """Return the final line or lines as the faults want them."""
         durations = [key for key in final if key.endswith("_duration")]
-        if scene := self._spent(SceneKind.UNKNOWN_DONE_REASON, model, tokens):
-            final["done_reason"] = scene.text or "tired"
-        if self._spent(SceneKind.ZERO_DURATIONS, model, tokens):
+        if fault := self._spent(FaultKind.UNKNOWN_DONE_REASON, model, tokens):
+            final["done_reason"] = fault.text or "tired"
+        if self._spent(FaultKind.ZERO_DURATIONS, model, tokens):
             final |= dict.fromkeys(durations, 0)
-        if self._spent(SceneKind.NEGATIVE_DURATIONS, model, tokens):
+        if self._spent(FaultKind.NEGATIVE_DURATIONS, model, tokens):
             final |= {key: -final[key] for key in durations}
-        if self._spent(SceneKind.ABSURD_DURATIONS, model, tokens):
+        if self._spent(FaultKind.ABSURD_DURATIONS, model, tokens):
             final |= dict.fromkeys(durations, FOREVER)
-        if self._spent(SceneKind.NO_DURATIONS, model, tokens):
+        if self._spent(FaultKind.NO_DURATIONS, model, tokens):
             final = {key: value for key, value in final.items() if key not in durations}
         yield final
-        if self._spent(SceneKind.DONE_TWICE, model, tokens):
+        if self._spent(FaultKind.DONE_TWICE, model, tokens):
             yield final
 
     def _staged(self, model: Model) -> ScriptedModel:
-        """Return the model as the scenes of now have it."""
+        """Return the model as the faults of now have it."""
         staged = model if isinstance(model, ScriptedModel) else ScriptedModel(model.name)
-        if self._acting(SceneKind.CPU, model):
+        if self._acting(FaultKind.CPU, model):
             staged = replace(staged, vram_share=0.0)
-        if scene := self._acting(SceneKind.PARTIAL_OFFLOAD, model):
-            staged = replace(staged, vram_share=scene.value(0.72))
-        if scene := self._acting(SceneKind.THINKING, model):
-            staged = replace(staged, thinking_ratio=scene.value(0.5), always_thinks=True)
-        if self._acting(SceneKind.CLOUD, model):
+        if fault := self._acting(FaultKind.PARTIAL_OFFLOAD, model):
+            staged = replace(staged, vram_share=fault.value(0.72))
+        if fault := self._acting(FaultKind.THINKING, model):
+            staged = replace(staged, thinking_ratio=fault.value(0.5), always_thinks=True)
+        if self._acting(FaultKind.CLOUD, model):
             staged = replace(staged, remote_host="https://cloud.example")
-        if self._acting(SceneKind.EMBEDDING_ONLY, model):
+        if self._acting(FaultKind.EMBEDDING_ONLY, model):
             return replace(staged, capabilities=("embedding",))
         if staged.thinking_ratio and "thinking" not in staged.capabilities:
             return replace(staged, capabilities=(*staged.capabilities, "thinking"))
@@ -319,60 +319,60 @@ class ScriptedEngine(Engine):
     def _pace(self, model: Model, tokens: int) -> float:
         """Return the share of its own pace that the model keeps."""
         pace = 1.0
-        if scene := self._acting(SceneKind.SLOW, model, tokens):
-            pace *= scene.value(1 / 3)
-        if self._acting(SceneKind.CPU, model, tokens) or self._acting(SceneKind.CPU_HIDDEN, model, tokens):
+        if fault := self._acting(FaultKind.SLOW, model, tokens):
+            pace *= fault.value(1 / 3)
+        if self._acting(FaultKind.CPU, model, tokens) or self._acting(FaultKind.CPU_HIDDEN, model, tokens):
             pace *= CPU_PACE
-        if scene := self._acting(SceneKind.PARTIAL_OFFLOAD, model, tokens):
-            share = scene.value(0.72)
+        if fault := self._acting(FaultKind.PARTIAL_OFFLOAD, model, tokens):
+            share = fault.value(0.72)
             pace /= share + (1 - share) / CPU_PACE
         return pace
 
     def _dead(self, runner: Runner, tokens: int | None = None) -> bool:
-        scene = self._acting(SceneKind.DEAD_MODEL, runner.model, tokens)
-        return scene is not None and scene.began is not None and runner.loaded_at < scene.began
+        fault = self._acting(FaultKind.DEAD_MODEL, runner.model, tokens)
+        return fault is not None and fault.began is not None and runner.loaded_at < fault.began
 
     def _acting(
-        self, kind: SceneKind, model: Model | None = None, tokens: int | None = None, path: str | None = None
-    ) -> Scene | None:
-        for scene in self._scenes:
-            here = scene.path is None or path is None or scene.path == path
-            if scene.kind is kind and here and self._meets(scene, model, tokens):
-                return scene
+        self, kind: FaultKind, model: Model | None = None, tokens: int | None = None, path: str | None = None
+    ) -> Fault | None:
+        for fault in self._faults:
+            here = fault.path is None or path is None or fault.path == path
+            if fault.kind is kind and here and self._meets(fault, model, tokens):
+                return fault
         return None
 
-    def _meets(self, scene: Scene, model: Model | None, tokens: int | None) -> bool:
-        if model is not None and scene.model is not None and Model(scene.model).full_name != model.full_name:
+    def _meets(self, fault: Fault, model: Model | None, tokens: int | None) -> bool:
+        if model is not None and fault.model is not None and Model(fault.model).full_name != model.full_name:
             return False
-        return scene.acts(asyncio.get_running_loop().time(), tokens)
+        return fault.acts(asyncio.get_running_loop().time(), tokens)
 
     def _spent(
-        self, kind: SceneKind, model: Model | None = None, tokens: int | None = None, path: str | None = None
-    ) -> Scene | None:
-        """Return the acting scene of this kind, once counted."""
-        if scene := self._acting(kind, model, tokens, path):
-            self._spend(scene)
-        return scene
+        self, kind: FaultKind, model: Model | None = None, tokens: int | None = None, path: str | None = None
+    ) -> Fault | None:
+        """Return the acting fault of this kind, once counted."""
+        if fault := self._acting(kind, model, tokens, path):
+            self._spend(fault)
+        return fault
 
-    def _spend(self, scene: Scene) -> None:
-        if scene.times:
-            scene.times -= 1
+    def _spend(self, fault: Fault) -> None:
+        if fault.times:
+            fault.times -= 1
 
-    def _send_neighbour(self, scene: Scene) -> None:
-        after = max(0.0, scene.starts - asyncio.get_running_loop().time())
-        scene.task = self.neighbour(scene.model, seconds=scene.seconds, after_seconds=after)
+    def _start_other_client(self, fault: Fault) -> None:
+        after = max(0.0, fault.starts - asyncio.get_running_loop().time())
+        fault.task = self.other_client(fault.model, seconds=fault.seconds, after_seconds=after)
 
 
-def _sent(scene: Scene) -> Iterator[Line | bytes]:
-    """Yield what a scene puts into the stream."""
-    match scene.kind:
-        case SceneKind.JUNK_LINE:
-            yield (scene.text or "<html><body>502 Bad Gateway</body></html>").encode() + b"\n"
-        case SceneKind.ERROR_LINE:
-            yield {"error": scene.text or RUNNER_DIED}
-        case SceneKind.LONG_LINE:
+def _sent(fault: Fault) -> Iterator[Line | bytes]:
+    """Yield what a fault puts into the stream."""
+    match fault.kind:
+        case FaultKind.JUNK_LINE:
+            yield (fault.text or "<html><body>502 Bad Gateway</body></html>").encode() + b"\n"
+        case FaultKind.ERROR_LINE:
+            yield {"error": fault.text or RUNNER_DIED}
+        case FaultKind.LONG_LINE:
             yield b'{"response":"'
-            yield from itertools.repeat(b"x" * 10**6, round(scene.value(10**8)) // 10**6)
+            yield from itertools.repeat(b"x" * 10**6, round(fault.value(10**8)) // 10**6)
             yield b'","done":false}\n'
 
 

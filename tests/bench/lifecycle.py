@@ -24,16 +24,16 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.benching import cpu_seconds, line, model, title
 
+from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine
 
 STARTING_SECONDS = 60
 STATES = {
     "streaming": None,
-    "stuck before its first token": SceneKind.STALL_BEFORE_FIRST_TOKEN,
-    "stuck in the middle": SceneKind.STALL_IN_THE_MIDDLE,
-    "stuck loading": SceneKind.LOAD_FOREVER,
+    "stuck before its first token": FaultKind.STALL_BEFORE_FIRST_TOKEN,
+    "stuck in the middle": FaultKind.STALL_IN_THE_MIDDLE,
+    "stuck loading": FaultKind.LOAD_FOREVER,
 }
 
 
@@ -78,14 +78,14 @@ async def start(folder: Path) -> tuple[float, float]:
         return time.perf_counter() - began, cpu_seconds(process.pid)
 
 
-async def end(folder: Path, scene: SceneKind | None) -> tuple[float, float, int]:
+async def end(folder: Path, fault: FaultKind | None) -> tuple[float, float, int]:
     """Return the seconds from SIGTERM to the process's end, those to the connection's, and the exit status."""
     engine = ScriptedEngine([model(20)])
     async with OllamaServer(engine) as server:
-        if scene:
-            engine.play(Scene(scene))
+        if fault:
+            engine.inject(Fault(fault))
         async with daemon(folder, server.url) as (process, _, _):
-            wanted = 1 if scene is SceneKind.LOAD_FOREVER else 2  # the first request loads
+            wanted = 1 if fault is FaultKind.LOAD_FOREVER else 2  # the first request loads
             async with asyncio.timeout(STARTING_SECONDS):
                 while sum(request.path == "/api/generate" for request in server.requests) < wanted:
                     await asyncio.sleep(0.01)
@@ -112,8 +112,8 @@ async def main(runs: int) -> None:
         seconds, cpu = zip(*[await start(folder) for _ in range(runs)], strict=True)
         line("/metrics answered", seconds, " s", 1, f"{median(cpu):.2f} s of CPU")
         title("From SIGTERM, with a probe in flight")
-        for state, scene in STATES.items():
-            found = [await end(folder, scene) for _ in range(runs)]
+        for state, fault in STATES.items():
+            found = [await end(folder, fault) for _ in range(runs)]
             statuses = {status for _, _, status in found}
             line(f"{state}: ended", [ended for ended, _, _ in found], " s", 2, f"exit {statuses}")
             line(f"{state}: connection closed", [closed for _, closed, _ in found], " s", 2)

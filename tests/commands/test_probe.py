@@ -15,8 +15,8 @@ from support.configurations import load
 from support.probing import model_plan, target_plan, workload
 
 from exporter.commands.probe import calibrate, open_console, probe, show_gpus
+from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.plan import TargetPlan
 
@@ -28,9 +28,9 @@ class Shared(ScriptedEngine):
     """An engine on which somebody uses model b as soon as a probe has asked."""
 
     async def enter(self, path: str) -> AsyncIterator[bytes] | None:
-        """Send the neighbour."""
+        """Send the other_client."""
         if path == "/api/generate":
-            self.neighbour("b", seconds=0.01)
+            self.other_client("b", seconds=0.01)
         return await super().enter(path)
 
 
@@ -184,8 +184,8 @@ async def test_calibrate_leaves_out_what_does_not_count(capsys: pytest.CaptureFi
     """A failed run, a cut one and one beside another model are told and not counted; half clean runs are enough."""
     engine = ScriptedEngine([FAST])
     async with OllamaServer(engine) as server:
-        engine.play(Scene(SceneKind.CUT, after_tokens=3, times=1))  # the first run fails
-        engine.play(Scene(SceneKind.NO_DONE, after_tokens=20, times=1))  # the second is truncated
+        engine.inject(Fault(FaultKind.CUT, after_tokens=3, times=1))  # the first run fails
+        engine.inject(Fault(FaultKind.NO_DONE, after_tokens=20, times=1))  # the second is truncated
         target = target_plan(server.url, model_plan())
         lines, complete = await calibrate([target], runs=4, console=open_console(stderr=True))
         said = capsys.readouterr().err

@@ -15,8 +15,8 @@ import yaml
 from support import programs
 from support.daemons import daemon, target
 
+from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -89,7 +89,7 @@ async def test_a_drop_pages_with_its_cause_and_recovery_resolves_it(
             await running.wait_until("success", 1)
             alertmanager = run_alertmanager(newest_release, alertmanager_config(webhook.url))
             prometheus = run_prometheus(newest_release, prometheus_config(rules, running.url, alertmanager))
-            drop = engine.play(Scene(SceneKind.PARTIAL_OFFLOAD, factor=0.938))
+            drop = engine.inject(Fault(FaultKind.PARTIAL_OFFLOAD, factor=0.938))
             fired = await asyncio.to_thread(receive, webhook, "OllamaProbeThroughputDropped", "firing")
             rates = prometheus.query('ollama_probe_decode_tokens_per_second{target="gpu-a", model="llama3.1"}')
             assert [rate for _, rate in rates] == [pytest.approx(400 / 3, rel=0.3)]

@@ -10,8 +10,8 @@ import ollama
 import pytest
 
 from exporter.embedded.engine import FOREVER, OllamaError, parse_keep_alive
+from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 
 GENERATE = {"model": "llama3.1", "prompt": "Why?", "options": {"num_predict": 24}}
@@ -82,7 +82,7 @@ async def test_it_counts_connections_and_those_that_clients_cut(server: OllamaSe
 async def test_a_client_that_leaves_a_stall_is_noticed(server: OllamaServer, client: httpx.AsyncClient) -> None:
     """Nothing is being sent, and yet its slot is free at once for the next."""
     assert isinstance(server.engine, ScriptedEngine)
-    server.engine.play(Scene(SceneKind.STALL_BEFORE_FIRST_TOKEN, times=1))
+    server.engine.inject(Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN, times=1))
     request = asyncio.create_task(client.post("/api/generate", json=GENERATE))
     await until(lambda: server.requests)
     request.cancel()
@@ -91,10 +91,10 @@ async def test_a_client_that_leaves_a_stall_is_noticed(server: OllamaServer, cli
 
 
 async def test_stopping_ends_what_hangs_and_leaves_no_task(server: OllamaServer, client: httpx.AsyncClient) -> None:
-    """A stalled answer and a neighbour end with the server, which was not cut by its client."""
+    """A stalled answer and a other_client end with the server, which was not cut by its client."""
     assert isinstance(server.engine, ScriptedEngine)
-    server.engine.play(Scene(SceneKind.STALL_BEFORE_FIRST_TOKEN))
-    server.engine.neighbour('odd "na{me}\n' + "ü" * 300)
+    server.engine.inject(Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN))
+    server.engine.other_client('odd "na{me}\n' + "ü" * 300)
     request = asyncio.create_task(client.post("/api/generate", json=GENERATE))
     await until(lambda: server.requests)
     await server.stop()
@@ -178,12 +178,12 @@ async def test_unloading_asks_nothing_of_the_model(server: OllamaServer, client:
 async def test_an_error_without_streaming_has_its_own_status(server: OllamaServer, client: httpx.AsyncClient) -> None:
     """What would be a last line of a stream is a 500 of an answer in one piece."""
     assert isinstance(server.engine, ScriptedEngine)
-    scene = server.engine.play(Scene(SceneKind.DEAD_MODEL, after_tokens=5, text="gone"))
+    fault = server.engine.inject(Fault(FaultKind.DEAD_MODEL, after_tokens=5, text="gone"))
     streamed = await client.post("/api/generate", json=GENERATE)
     assert streamed.status_code == 200
     assert "unexpected EOF" in json.loads(streamed.text.splitlines()[-1])["error"]
-    scene.end()
-    server.engine.play(Scene(SceneKind.ERROR_LINE, after_tokens=5, text="gone"))
+    fault.end()
+    server.engine.inject(Fault(FaultKind.ERROR_LINE, after_tokens=5, text="gone"))
     whole = await client.post("/api/generate", json=GENERATE | {"stream": False})
     assert (whole.status_code, whole.json()) == (500, {"error": "gone"})
 

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from exporter.embedded.engine import SECOND, Ask, Line, OllamaError, parse_keep_alive, rfc3339
+from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import CPU_PACE, ScriptedEngine, ScriptedModel
 
 T = TypeVar("T")
@@ -185,7 +185,7 @@ def test_a_request_joins_a_load_in_progress() -> None:
 
     async def program() -> None:
         scripted = engine()
-        scripted.neighbour()
+        scripted.other_client()
         await asyncio.sleep(1.5)
         assert await scripted.loaded() == [], "not listed while it loads"
         began = now()
@@ -229,7 +229,7 @@ def test_the_timer_is_armed_when_a_request_ends_and_rests_while_one_runs() -> No
         async for _ in stream(scripted):
             assert await expires(scripted) == armed
         assert await expires(scripted) == pytest.approx(now() + 300)
-        await scripted.neighbour(tokens=5, keep_alive="47m")
+        await scripted.other_client(tokens=5, keep_alive="47m")
         await generate(scripted)
         assert await expires(scripted) == pytest.approx(now() + 47 * 60)
         await generate(scripted, keep_alive="3m")
@@ -249,7 +249,7 @@ def test_a_user_queued_at_our_end_shows_in_the_timer() -> None:
         scripted = engine()
         (load,) = await generate(scripted, prompt="")
         armed = await expires(scripted) - datetime.fromisoformat(load["created_at"]).timestamp()
-        scripted.neighbour(seconds=3, after_seconds=0.5)
+        scripted.other_client(seconds=3, after_seconds=0.5)
         line = await final(scripted)
         assert stages(line) == took()
         ended = datetime.fromisoformat(line["created_at"]).timestamp()
@@ -265,7 +265,7 @@ def test_a_user_ahead_of_us_shows_in_the_queue_alone() -> None:
     async def program() -> None:
         scripted = engine()
         await generate(scripted, prompt="")
-        scripted.neighbour(seconds=0.552)
+        scripted.other_client(seconds=0.552)
         await asyncio.sleep(0.002)
         line = await final(scripted)
         assert stages(line) == took(queue=0.55)
@@ -338,19 +338,19 @@ def test_thinking_counts_as_output() -> None:
         assert [line["response"] for line in lines[:13]] == [""] * 13
         assert lines[-1]["eval_count"] == 26
         assert not any("thinking" in line for line in await generate(scripted, "deepseek-r1"))
-        scripted.play(Scene(SceneKind.THINKING))
+        scripted.inject(Fault(FaultKind.THINKING))
         assert sum("thinking" in line for line in await generate(scripted, "deepseek-r1")) == 13
 
     simulate(program)
 
 
 def test_a_drop_begins_at_its_time() -> None:
-    """From 0.25 s into decoding the pace is a third, until the scene has lasted its time."""
+    """From 0.25 s into decoding the pace is a third, until the fault has lasted its time."""
 
     async def program() -> None:
         scripted = engine()
         await generate(scripted, prompt="")
-        scripted.play(Scene(SceneKind.SLOW, after_seconds=0.49, seconds=10))
+        scripted.inject(Fault(FaultKind.SLOW, after_seconds=0.49, seconds=10))
         assert stages(await final(scripted)) == took(decode=13 / PACE + 12 * 3 / PACE)
         assert stages(await final(scripted)) == took(prefill=0.75, decode=1.5)
         await asyncio.sleep(10)
@@ -360,37 +360,37 @@ def test_a_drop_begins_at_its_time() -> None:
 
 
 def test_a_drop_after_tokens_goes_on_in_the_next_request() -> None:
-    """A lasting scene begins in the first request that comes so far; `end` ends it."""
+    """A lasting fault begins in the first request that comes so far; `end` ends it."""
 
     async def program() -> None:
         scripted = engine(LLAMA, QWEN)
         await asyncio.gather(generate(scripted, prompt=""), generate(scripted, "qwen3:8b", prompt=""))
-        scene = scripted.play(Scene(SceneKind.SLOW, "llama3.1", after_tokens=16, factor=0.5))
+        fault = scripted.inject(Fault(FaultKind.SLOW, "llama3.1", after_tokens=16, factor=0.5))
         assert stages(await final(scripted, num_predict=10)) == took(decode=9 / PACE)
         assert stages(await final(scripted)) == took(decode=15 / PACE + 10 * 2 / PACE)
         assert stages(await final(scripted, num_predict=10)) == took(prefill=0.5, decode=9 * 2 / PACE)
         assert stages(await final(scripted, "qwen3:8b")) == took(), "another model is left alone"
-        scene.end()
+        fault.end()
         assert stages(await final(scripted)) == took()
 
     simulate(program)
 
 
 @pytest.mark.parametrize(
-    ("scene", "share", "pace"),
+    ("fault", "share", "pace"),
     [
-        (Scene(SceneKind.CPU), 0.0, CPU_PACE),
-        (Scene(SceneKind.CPU_HIDDEN), 1.0, CPU_PACE),
-        (Scene(SceneKind.PARTIAL_OFFLOAD, factor=0.5), 0.5, 1 / (0.5 + 0.5 / CPU_PACE)),
+        (Fault(FaultKind.CPU), 0.0, CPU_PACE),
+        (Fault(FaultKind.CPU_HIDDEN), 1.0, CPU_PACE),
+        (Fault(FaultKind.PARTIAL_OFFLOAD, factor=0.5), 0.5, 1 / (0.5 + 0.5 / CPU_PACE)),
     ],
 )
-def test_leaving_the_gpu_shows_in_the_pace_and_perhaps_in_the_claim(scene: Scene, share: float, pace: float) -> None:
+def test_leaving_the_gpu_shows_in_the_pace_and_perhaps_in_the_claim(fault: Fault, share: float, pace: float) -> None:
     """The pace falls each time; what `/api/ps` claims need not."""
 
     async def program() -> None:
         scripted = engine()
         await generate(scripted, prompt="")
-        scripted.play(scene)
+        scripted.inject(fault)
         assert stages(await final(scripted)) == took(prefill=0.25 / pace, decode=0.5 / pace)
         found = scripted.find("llama3.1")
         assert found
@@ -406,7 +406,7 @@ def test_a_dead_model_is_listed_fails_what_runs_and_is_reloaded_next() -> None:
     async def program() -> None:
         scripted = engine()
         await generate(scripted, prompt="")
-        scripted.play(Scene(SceneKind.DEAD_MODEL, after_tokens=10))
+        scripted.inject(Fault(FaultKind.DEAD_MODEL, after_tokens=10))
         lines = stream(scripted)
         for _ in range(10):
             await anext(lines)
@@ -420,20 +420,20 @@ def test_a_dead_model_is_listed_fails_what_runs_and_is_reloaded_next() -> None:
 
 
 def test_loads_by_scenes() -> None:
-    """Cold: each request loads. For ever: until the scene ends. Out of memory: refused, as often as said."""
+    """Cold: each request loads. For ever: until the fault ends. Out of memory: refused, as often as said."""
 
     async def program() -> None:
         scripted = engine()
-        cold = scripted.play(Scene(SceneKind.COLD))
+        cold = scripted.inject(Fault(FaultKind.COLD))
         await generate(scripted, prompt="")
         assert await scripted.loaded() == []
         assert stages(await final(scripted)) == took(load=2)
         assert await scripted.loaded() == []
         cold.end()
-        scripted.play(Scene(SceneKind.LOAD_FOREVER, seconds=600))
+        scripted.inject(Fault(FaultKind.LOAD_FOREVER, seconds=600))
         assert stages(await final(scripted)) == took(load=600)
         await asyncio.sleep(301)
-        scripted.play(Scene(SceneKind.OUT_OF_MEMORY, times=1, text="hipMalloc failed"))
+        scripted.inject(Fault(FaultKind.OUT_OF_MEMORY, times=1, text="hipMalloc failed"))
         with pytest.raises(OllamaError, match="500 hipMalloc failed"):
             await generate(scripted, prompt="")
         await generate(scripted, prompt="")
@@ -442,22 +442,22 @@ def test_loads_by_scenes() -> None:
 
 
 def test_a_busy_neighbour_holds_the_slot_for_its_time() -> None:
-    """At a time of the loop's, or at a token of ours; the scene's end sends the neighbour home."""
+    """At a time of the loop's, or at a token of ours; the fault's end sends the other_client home."""
 
     async def program() -> None:
         scripted = engine()
         await generate(scripted, prompt="")
-        scripted.play(Scene(SceneKind.BUSY, seconds=4))
+        scripted.inject(Fault(FaultKind.BUSY, seconds=4))
         await asyncio.sleep(1)
         assert stages(await final(scripted)) == took(queue=3)
-        scripted.play(Scene(SceneKind.BUSY, after_tokens=20, seconds=0.1))
+        scripted.inject(Fault(FaultKind.BUSY, after_tokens=20, seconds=0.1))
         assert stages(await final(scripted)) == took()
         assert stages(await final(scripted)) == took(queue=0.1)
         wide = engine(num_parallel=2)
-        wide.play(Scene(SceneKind.BUSY, seconds=9))
+        wide.inject(Fault(FaultKind.BUSY, seconds=9))
         await final(wide)
-        assert stages(await final(wide)) == took(), "one neighbour in all"
-        endless = scripted.play(Scene(SceneKind.BUSY))
+        assert stages(await final(wide)) == took(), "one other_client in all"
+        endless = scripted.inject(Fault(FaultKind.BUSY))
         await asyncio.sleep(100)
         endless.end()
         assert stages(await final(scripted)) == took()
@@ -466,12 +466,12 @@ def test_a_busy_neighbour_holds_the_slot_for_its_time() -> None:
 
 
 def test_a_stall_moves_the_rest_of_the_stream() -> None:
-    """What the scene held up comes after it at the model's own pace; it lasts from the token that it waited for."""
+    """What the fault held up comes after it at the model's own pace; it lasts from the token that it waited for."""
 
     async def program() -> None:
         scripted = engine()
         await generate(scripted, prompt="")
-        scripted.play(Scene(SceneKind.STALL_IN_THE_MIDDLE, after_tokens=10, seconds=7.45))
+        scripted.inject(Fault(FaultKind.STALL_IN_THE_MIDDLE, after_tokens=10, seconds=7.45))
         assert stages(await final(scripted)) == took(decode=0.5 + 7.45)
 
     simulate(program)
@@ -480,19 +480,19 @@ def test_a_stall_moves_the_rest_of_the_stream() -> None:
 @pytest.mark.parametrize(
     ("kind", "durations"),
     [
-        (SceneKind.ZERO_DURATIONS, lambda true: 0 * true),
-        (SceneKind.NEGATIVE_DURATIONS, lambda true: -true),
-        (SceneKind.ABSURD_DURATIONS, lambda _: 2**63 - 1),
-        (SceneKind.NO_DURATIONS, lambda _: None),
+        (FaultKind.ZERO_DURATIONS, lambda true: 0 * true),
+        (FaultKind.NEGATIVE_DURATIONS, lambda true: -true),
+        (FaultKind.ABSURD_DURATIONS, lambda _: 2**63 - 1),
+        (FaultKind.NO_DURATIONS, lambda _: None),
     ],
 )
-def test_durations_that_no_clock_measured(kind: SceneKind, durations: Callable[[int], int | None]) -> None:
+def test_durations_that_no_clock_measured(kind: FaultKind, durations: Callable[[int], int | None]) -> None:
     """The final line's durations are zero, negative, absurd or left out; counts stay true; once, if so said."""
 
     async def program() -> None:
         scripted = engine()
         await generate(scripted, prompt="")
-        scripted.play(Scene(kind, times=1))
+        scripted.inject(Fault(kind, times=1))
         odd, good = await final(scripted), await final(scripted)
         assert stages(good) == took()
         for key in ("total_duration", "prompt_eval_duration", "eval_duration"):
@@ -509,44 +509,44 @@ def test_wall_clock_moments_are_as_go_prints_them() -> None:
     assert rfc3339(1_795_532_847_000_000_001) == "2026-11-24T15:07:27.000000001Z"
 
 
-LINES = {  # how many lines of a 24-token answer come, of the scenes that let it end
-    SceneKind.SLOW: 25,
-    SceneKind.CPU: 25,
-    SceneKind.CPU_HIDDEN: 25,
-    SceneKind.PARTIAL_OFFLOAD: 25,
-    SceneKind.COLD: 25,
-    SceneKind.BUSY: 25,
-    SceneKind.THINKING: 25,
-    SceneKind.CLOUD: 25,
-    SceneKind.DONE_TWICE: 26,
-    SceneKind.JUNK_LINE: 26,
-    SceneKind.LONG_LINE: 26,
-    SceneKind.ERROR_LINE: 9,
-    SceneKind.NO_DONE: 8,
-    SceneKind.ZERO_DURATIONS: 25,
-    SceneKind.NO_DURATIONS: 25,
-    SceneKind.NEGATIVE_DURATIONS: 25,
-    SceneKind.ABSURD_DURATIONS: 25,
-    SceneKind.UNKNOWN_DONE_REASON: 25,
-    SceneKind.DEAD_MODEL: 25,
+LINES = {  # how many lines of a 24-token answer come, of the faults that let it end
+    FaultKind.SLOW: 25,
+    FaultKind.CPU: 25,
+    FaultKind.CPU_HIDDEN: 25,
+    FaultKind.PARTIAL_OFFLOAD: 25,
+    FaultKind.COLD: 25,
+    FaultKind.BUSY: 25,
+    FaultKind.THINKING: 25,
+    FaultKind.CLOUD: 25,
+    FaultKind.DONE_TWICE: 26,
+    FaultKind.JUNK_LINE: 26,
+    FaultKind.LONG_LINE: 26,
+    FaultKind.ERROR_LINE: 9,
+    FaultKind.NO_DONE: 8,
+    FaultKind.ZERO_DURATIONS: 25,
+    FaultKind.NO_DURATIONS: 25,
+    FaultKind.NEGATIVE_DURATIONS: 25,
+    FaultKind.ABSURD_DURATIONS: 25,
+    FaultKind.UNKNOWN_DONE_REASON: 25,
+    FaultKind.DEAD_MODEL: 25,
 }
 REFUSED = {
-    SceneKind.OUT_OF_MEMORY: (500, "out of memory"),
-    SceneKind.UNAUTHORIZED: (401, ""),
-    SceneKind.FORBIDDEN: (403, ""),
-    SceneKind.SERVER_BUSY: (503, "server busy, please try again.  maximum pending requests exceeded"),
-    SceneKind.EMBEDDING_ONLY: (400, '\\"llama3.1\\" does not support generate'),
+    FaultKind.OUT_OF_MEMORY: (500, "out of memory"),
+    FaultKind.UNAUTHORIZED: (401, ""),
+    FaultKind.FORBIDDEN: (403, ""),
+    FaultKind.SERVER_BUSY: (503, "server busy, please try again.  maximum pending requests exceeded"),
+    FaultKind.EMBEDDING_ONLY: (400, '\\"llama3.1\\" does not support generate'),
 }
-BROKEN = {SceneKind.CUT: httpx.ReadError, SceneKind.HALF_CLOSED: httpx.RemoteProtocolError}
-HANGING = {SceneKind.STALL_BEFORE_FIRST_TOKEN, SceneKind.STALL_IN_THE_MIDDLE, SceneKind.LOAD_FOREVER, SceneKind.TRICKLE}
-IN_THE_MIDDLE = {*BROKEN, SceneKind.ERROR_LINE, SceneKind.NO_DONE, SceneKind.STALL_IN_THE_MIDDLE}
+BROKEN = {FaultKind.CUT: httpx.ReadError, FaultKind.HALF_CLOSED: httpx.RemoteProtocolError}
+HANGING = {FaultKind.STALL_BEFORE_FIRST_TOKEN, FaultKind.STALL_IN_THE_MIDDLE, FaultKind.LOAD_FOREVER, FaultKind.TRICKLE}
+IN_THE_MIDDLE = {*BROKEN, FaultKind.ERROR_LINE, FaultKind.NO_DONE, FaultKind.STALL_IN_THE_MIDDLE}
 
 
-def staged(kind: SceneKind) -> Scene:
-    """Return a scene for the tests over HTTP."""
-    factor = {SceneKind.LONG_LINE: 2e6, SceneKind.ENDLESS_HEADERS: 0}.get(kind)
-    seconds = 0.1 if kind is SceneKind.BUSY else None
-    return Scene(kind, after_tokens=8 if kind in IN_THE_MIDDLE else 0, factor=factor, seconds=seconds)
+def staged(kind: FaultKind) -> Fault:
+    """Return a fault for the tests over HTTP."""
+    factor = {FaultKind.LONG_LINE: 2e6, FaultKind.ENDLESS_HEADERS: 0}.get(kind)
+    seconds = 0.1 if kind is FaultKind.BUSY else None
+    return Fault(kind, after_tokens=8 if kind in IN_THE_MIDDLE else 0, factor=factor, seconds=seconds)
 
 
 @pytest.fixture
@@ -570,63 +570,63 @@ async def post(client: httpx.AsyncClient) -> tuple[int, list[str]]:
 
 def test_every_scene_is_played() -> None:
     """The tests below know each kind."""
-    assert {*LINES, *REFUSED, *BROKEN, *HANGING, SceneKind.ENDLESS_HEADERS} == set(SceneKind)
+    assert {*LINES, *REFUSED, *BROKEN, *HANGING, FaultKind.ENDLESS_HEADERS} == set(FaultKind)
 
 
 @pytest.mark.parametrize("kind", LINES)
-async def test_scenes_that_let_the_stream_end(wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: SceneKind) -> None:
+async def test_scenes_that_let_the_stream_end(wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: FaultKind) -> None:
     """HTTP 200 and a clean end, whatever the lines say; and the next request is as ever."""
     scripted, client = wire
-    scene = scripted.play(staged(kind))
+    fault = scripted.inject(staged(kind))
     status, lines = await post(client)
     assert (status, len(lines)) == (200, LINES[kind])
-    if kind is SceneKind.UNKNOWN_DONE_REASON:
+    if kind is FaultKind.UNKNOWN_DONE_REASON:
         assert json.loads(lines[-1])["done_reason"] == "tired"
-    if kind is SceneKind.CLOUD:
+    if kind is FaultKind.CLOUD:
         assert json.loads(lines[0])["remote_host"]
-    if kind is SceneKind.LONG_LINE:
+    if kind is FaultKind.LONG_LINE:
         assert len(lines[0]) > 2_000_000
-    if kind is SceneKind.JUNK_LINE:
+    if kind is FaultKind.JUNK_LINE:
         assert lines[0].startswith("<html>")
-    scene.end()
+    fault.end()
     assert len((await post(client))[1]) == 25
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-async def test_scenes_that_refuse(wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: SceneKind) -> None:
+async def test_scenes_that_refuse(wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: FaultKind) -> None:
     """The status and the words are Ollama's."""
     scripted, client = wire
-    scene = scripted.play(staged(kind))
+    fault = scripted.inject(staged(kind))
     status, lines = await post(client)
     assert status == REFUSED[kind][0]
     assert REFUSED[kind][1] in "".join(lines)
-    scene.end()
+    fault.end()
     assert (await post(client))[0] == 200
 
 
 @pytest.mark.parametrize("kind", BROKEN)
 async def test_scenes_that_break_the_connection(
-    wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: SceneKind
+    wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: FaultKind
 ) -> None:
     """A reset and a half close are two different errors to a client."""
     scripted, client = wire
-    scene = scripted.play(staged(kind))
+    fault = scripted.inject(staged(kind))
     with pytest.raises(BROKEN[kind]):
         await post(client)
-    scene.end()
+    fault.end()
     assert (await post(client))[0] == 200
 
 
 @pytest.mark.parametrize("kind", sorted(HANGING))
-async def test_scenes_that_hang_until_they_end(wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: SceneKind) -> None:
-    """No end comes while the scene lasts, and a whole answer after it (or for a client that asks again)."""
+async def test_scenes_that_hang_until_they_end(wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: FaultKind) -> None:
+    """No end comes while the fault lasts, and a whole answer after it (or for a client that asks again)."""
     scripted, client = wire
-    scene = scripted.play(staged(kind))
+    fault = scripted.inject(staged(kind))
     request = asyncio.create_task(post(client))
     done, _ = await asyncio.wait([request], timeout=0.1)
     assert not done
-    scene.end()
-    if kind is SceneKind.TRICKLE:  # the line that has begun goes on trickling
+    fault.end()
+    if kind is FaultKind.TRICKLE:  # the line that has begun goes on trickling
         request.cancel()
         request = asyncio.create_task(post(client))
     status, lines = await request
@@ -636,19 +636,19 @@ async def test_scenes_that_hang_until_they_end(wire: tuple[ScriptedEngine, httpx
 async def test_headers_that_never_end(wire: tuple[ScriptedEngine, httpx.AsyncClient]) -> None:
     """A client gives up at its own limit, and is not followed."""
     scripted, client = wire
-    scene = scripted.play(staged(SceneKind.ENDLESS_HEADERS))
+    fault = scripted.inject(staged(FaultKind.ENDLESS_HEADERS))
     with pytest.raises(httpx.RemoteProtocolError):
         await post(client)
-    scene.end()
+    fault.end()
     assert (await post(client))[0] == 200
 
 
 async def test_a_path_can_be_left_unanswered(wire: tuple[ScriptedEngine, httpx.AsyncClient]) -> None:
     """A stall with a path is that path's: `/api/ps` hangs, generating does not."""
     scripted, client = wire
-    scene = scripted.play(Scene(SceneKind.STALL_BEFORE_FIRST_TOKEN, path="/api/ps"))
+    fault = scripted.inject(Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN, path="/api/ps"))
     request = asyncio.create_task(client.get("/api/ps"))
     assert (await post(client))[0] == 200
     assert not request.done()
-    scene.end()
+    fault.end()
     assert (await request).status_code == 200

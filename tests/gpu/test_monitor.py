@@ -166,9 +166,7 @@ async def test_where_pids_do_not_map_two_busy_ones_are_contention(one: Stage, gp
     assert (await one.probe(gpus, "beside_foreign", processes=False)).contended == {"gpu": True}
 
 
-async def test_container_with_translated_process_list_but_not_sm_times(
-    one: Stage, gpus: NvidiaMonitor
-) -> None:
+async def test_container_with_translated_process_list_but_not_sm_times(one: Stage, gpus: NvidiaMonitor) -> None:
     """New drivers list a container's own pids, yet time the host's: the runner is not its own foreigner."""
     one.replay.changes["nvmlDeviceGetComputeRunningProcesses"] = lambda _: [{"pid": 7, "usedGpuMemory": 0}]
     (one.proc / "7").mkdir()

@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 from support.probing import QUESTION, TEMPLATE, target_plan, workload
 
+from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.ollama.chain import ChunkRecorder, ReferenceChain
 from exporter.ollama.transport import TargetAuth
@@ -139,12 +139,12 @@ async def test_cancelling_closes_the_connection_at_once() -> None:
         assert server.open_connections == 0
 
 
-@pytest.mark.parametrize("kind", [SceneKind.DONE_TWICE, SceneKind.CUT])
-async def test_what_follows_the_final_chunk_counts_for_nothing(kind: SceneKind) -> None:
+@pytest.mark.parametrize("kind", [FaultKind.DONE_TWICE, FaultKind.CUT])
+async def test_what_follows_the_final_chunk_counts_for_nothing(kind: FaultKind) -> None:
     """Some servers send `done` twice or cut the connection after it: the answer was complete."""
     engine = ScriptedEngine()
     async with OllamaServer(engine) as server, chain_to(server.url) as chain:
-        engine.play(Scene(kind, after_tokens=0 if kind is SceneKind.DONE_TWICE else 10_000))
+        engine.inject(Fault(kind, after_tokens=0 if kind is FaultKind.DONE_TWICE else 10_000))
         answer = await ask(chain)
 
     assert answer.final is not None
@@ -158,7 +158,7 @@ async def test_errors_of_the_libraries_pass_through() -> None:
     async with OllamaServer(engine) as server, chain_to(server.url) as chain:
         with pytest.raises(ollama.ResponseError):
             await chain.ask("nope", workload(), num_ctx=None, keep_alive=None, seconds=5, chunks=ChunkRecorder())
-        engine.play(Scene(SceneKind.CUT, after_tokens=3))
+        engine.inject(Fault(FaultKind.CUT, after_tokens=3))
         with pytest.raises(httpx.HTTPError):
             await ask(chain)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from support.probing import model_plan, probing, workload
 
+from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.errors import ProbeError, Reason
 from exporter.ollama.client import LoadedModel
@@ -81,7 +81,7 @@ async def test_a_reading_says_all_that_the_server_said() -> None:
 async def test_a_model_loaded_with_its_own_context_is_not_reloaded() -> None:
     """The probe asks with the context length that `/api/ps` shows, and leaves the timer of the user alone."""
     async with stage() as (prober, engine, server):
-        await engine.neighbour("llama3.1", tokens=1, num_ctx=1234, keep_alive="47m")
+        await engine.other_client("llama3.1", tokens=1, num_ctx=1234, keep_alive="47m")
         before = (await server.engine.loaded())[0]
         reading = await read(prober, model_plan(when_unloaded="skip"))
         after = (await server.engine.loaded())[0]
@@ -124,7 +124,7 @@ async def test_borrow_gives_back_what_it_loaded() -> None:
 async def test_borrow_does_not_evict_another_model() -> None:
     """While another model is loaded, loading ours might evict it: the probe is skipped as occupied."""
     async with stage(FAST, ScriptedModel("other")) as (prober, engine, server):
-        await engine.neighbour("other", tokens=1)
+        await engine.other_client("other", tokens=1)
         outcome = await prober.probe(model_plan(when_unloaded="borrow"))
 
         assert await loaded_names(server) == ["other:latest"]
@@ -136,7 +136,7 @@ async def test_borrow_keeps_a_model_that_a_user_took_up(after_seconds: float) ->
     """A user who waits in the queue at our end, or who got their turn before ours, keeps the model."""
     slow = ScriptedModel(tokens_per_second=100, load_seconds=0.15)
     async with stage(slow) as (prober, engine, server):
-        user = engine.neighbour("llama3.1", tokens=60, after_seconds=after_seconds, keep_alive="47m")
+        user = engine.other_client("llama3.1", tokens=60, after_seconds=after_seconds, keep_alive="47m")
         await read(prober, model_plan(when_unloaded="borrow"))
         await user
         await asyncio.sleep(0.05)
@@ -185,10 +185,10 @@ async def test_a_held_slot_shows_as_queue_and_leaves_the_decode_rate_alone() -> 
     """Elapsed holds the wait, the decode rate does not, and the reading is marked as contended by the queue."""
     async with stage() as (prober, engine, _):
         await read(prober)
-        neighbour = engine.neighbour("llama3.1", seconds=0.6)
+        other_client = engine.other_client("llama3.1", seconds=0.6)
         await asyncio.sleep(0.05)
         reading = await read(prober)
-        await neighbour
+        await other_client
 
     assert reading.contended["queue"] is True
     assert reading.stages is not None
@@ -197,58 +197,58 @@ async def test_a_held_slot_shows_as_queue_and_leaves_the_decode_rate_alone() -> 
 
 
 GOOD, CUT = "good", "truncated"
-SCENES: list[tuple[Scene, str | Reason]] = [
-    (Scene(SceneKind.SLOW, factor=0.5), GOOD),
-    (Scene(SceneKind.CPU), CUT),
-    (Scene(SceneKind.CPU_HIDDEN), CUT),
-    (Scene(SceneKind.PARTIAL_OFFLOAD, factor=0.99), GOOD),
-    (Scene(SceneKind.COLD), GOOD),
-    (Scene(SceneKind.BUSY, seconds=0.3), GOOD),
-    (Scene(SceneKind.LOAD_FOREVER), Reason.LOAD_TIMEOUT),
-    (Scene(SceneKind.STALL_BEFORE_FIRST_TOKEN), Reason.NO_FIRST_TOKEN),
-    (Scene(SceneKind.STALL_IN_THE_MIDDLE, after_tokens=20), Reason.STALLED),
-    (Scene(SceneKind.CUT, after_tokens=20), Reason.PROTOCOL),
-    (Scene(SceneKind.CUT), Reason.PROTOCOL),
-    (Scene(SceneKind.HALF_CLOSED, after_tokens=20), Reason.PROTOCOL),
-    (Scene(SceneKind.NO_DONE, after_tokens=20), CUT),
-    (Scene(SceneKind.NO_DONE, after_tokens=10), Reason.PROTOCOL),
-    (Scene(SceneKind.DONE_TWICE), GOOD),
-    (Scene(SceneKind.JUNK_LINE, after_tokens=5), Reason.PROTOCOL),
-    (Scene(SceneKind.ERROR_LINE, after_tokens=5), Reason.HTTP),
-    (Scene(SceneKind.DEAD_MODEL, after_tokens=5, seconds=1), Reason.HTTP),
-    (Scene(SceneKind.OUT_OF_MEMORY), Reason.OUT_OF_MEMORY),
-    (Scene(SceneKind.OUT_OF_MEMORY, after_tokens=5), Reason.OUT_OF_MEMORY),
-    (Scene(SceneKind.UNAUTHORIZED), Reason.DENIED),
-    (Scene(SceneKind.FORBIDDEN), Reason.DENIED),
-    (Scene(SceneKind.SERVER_BUSY), Reason.BUSY),
-    (Scene(SceneKind.THINKING), GOOD),
-    (Scene(SceneKind.EMBEDDING_ONLY), Reason.UNSUPPORTED),
-    (Scene(SceneKind.TRICKLE, factor=0.05), Reason.NO_FIRST_TOKEN),
-    (Scene(SceneKind.LONG_LINE), Reason.PROTOCOL),
-    (Scene(SceneKind.ENDLESS_HEADERS), Reason.NO_FIRST_TOKEN),
-    (Scene(SceneKind.ENDLESS_HEADERS, factor=0.0), Reason.PROTOCOL),
-    (Scene(SceneKind.ZERO_DURATIONS), Reason.PROTOCOL),
-    (Scene(SceneKind.NO_DURATIONS), Reason.PROTOCOL),
-    (Scene(SceneKind.NEGATIVE_DURATIONS), Reason.PROTOCOL),
-    (Scene(SceneKind.ABSURD_DURATIONS), Reason.PROTOCOL),
-    (Scene(SceneKind.UNKNOWN_DONE_REASON), GOOD),
+SCENES: list[tuple[Fault, str | Reason]] = [
+    (Fault(FaultKind.SLOW, factor=0.5), GOOD),
+    (Fault(FaultKind.CPU), CUT),
+    (Fault(FaultKind.CPU_HIDDEN), CUT),
+    (Fault(FaultKind.PARTIAL_OFFLOAD, factor=0.99), GOOD),
+    (Fault(FaultKind.COLD), GOOD),
+    (Fault(FaultKind.BUSY, seconds=0.3), GOOD),
+    (Fault(FaultKind.LOAD_FOREVER), Reason.LOAD_TIMEOUT),
+    (Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN), Reason.NO_FIRST_TOKEN),
+    (Fault(FaultKind.STALL_IN_THE_MIDDLE, after_tokens=20), Reason.STALLED),
+    (Fault(FaultKind.CUT, after_tokens=20), Reason.PROTOCOL),
+    (Fault(FaultKind.CUT), Reason.PROTOCOL),
+    (Fault(FaultKind.HALF_CLOSED, after_tokens=20), Reason.PROTOCOL),
+    (Fault(FaultKind.NO_DONE, after_tokens=20), CUT),
+    (Fault(FaultKind.NO_DONE, after_tokens=10), Reason.PROTOCOL),
+    (Fault(FaultKind.DONE_TWICE), GOOD),
+    (Fault(FaultKind.JUNK_LINE, after_tokens=5), Reason.PROTOCOL),
+    (Fault(FaultKind.ERROR_LINE, after_tokens=5), Reason.HTTP),
+    (Fault(FaultKind.DEAD_MODEL, after_tokens=5, seconds=1), Reason.HTTP),
+    (Fault(FaultKind.OUT_OF_MEMORY), Reason.OUT_OF_MEMORY),
+    (Fault(FaultKind.OUT_OF_MEMORY, after_tokens=5), Reason.OUT_OF_MEMORY),
+    (Fault(FaultKind.UNAUTHORIZED), Reason.DENIED),
+    (Fault(FaultKind.FORBIDDEN), Reason.DENIED),
+    (Fault(FaultKind.SERVER_BUSY), Reason.BUSY),
+    (Fault(FaultKind.THINKING), GOOD),
+    (Fault(FaultKind.EMBEDDING_ONLY), Reason.UNSUPPORTED),
+    (Fault(FaultKind.TRICKLE, factor=0.05), Reason.NO_FIRST_TOKEN),
+    (Fault(FaultKind.LONG_LINE), Reason.PROTOCOL),
+    (Fault(FaultKind.ENDLESS_HEADERS), Reason.NO_FIRST_TOKEN),
+    (Fault(FaultKind.ENDLESS_HEADERS, factor=0.0), Reason.PROTOCOL),
+    (Fault(FaultKind.ZERO_DURATIONS), Reason.PROTOCOL),
+    (Fault(FaultKind.NO_DURATIONS), Reason.PROTOCOL),
+    (Fault(FaultKind.NEGATIVE_DURATIONS), Reason.PROTOCOL),
+    (Fault(FaultKind.ABSURD_DURATIONS), Reason.PROTOCOL),
+    (Fault(FaultKind.UNKNOWN_DONE_REASON), GOOD),
 ]
 
 
-def names(scenes: Iterable[tuple[Scene, str | Reason]]) -> list[str]:
-    """Return a name for each scene."""
-    return [f"{scene.kind}-{scene.after_tokens}-{end}" for scene, end in scenes]
+def names(faults: Iterable[tuple[Fault, str | Reason]]) -> list[str]:
+    """Return a name for each fault."""
+    return [f"{fault.kind}-{fault.after_tokens}-{end}" for fault, end in faults]
 
 
-@pytest.mark.parametrize(("scene", "end"), SCENES, ids=names(SCENES))
-async def test_every_scene_ends_as_its_reason_and_the_next_probe_is_good(scene: Scene, end: str | Reason) -> None:
-    """Nothing hangs beyond its deadline, each failure has its own reason, and it is all over when the scene is."""
-    played = replace(scene)
+@pytest.mark.parametrize(("fault", "end"), SCENES, ids=names(SCENES))
+async def test_every_scene_ends_as_its_reason_and_the_next_probe_is_good(fault: Fault, end: str | Reason) -> None:
+    """Nothing hangs beyond its deadline, each failure has its own reason, and it is all over when the fault is."""
+    played = replace(fault)
     plan = model_plan(timeout_seconds=2.6, load_timeout_seconds=1.0)
     async with stage() as (prober, engine, _):
-        if scene.kind not in {SceneKind.LOAD_FOREVER, SceneKind.OUT_OF_MEMORY}:
+        if fault.kind not in {FaultKind.LOAD_FOREVER, FaultKind.OUT_OF_MEMORY}:
             await read(prober, plan)
-        engine.play(played)
+        engine.inject(played)
         if isinstance(end, Reason):
             with pytest.raises(ProbeError) as caught:
                 await asyncio.wait_for(prober.probe(plan), 10)
@@ -319,7 +319,7 @@ async def test_a_secret_that_a_server_echoes_is_redacted(tmp_path: Any) -> None:
     token.write_text("tok-51ns3cr3t\n")
     async with stage(target={"bearer_token_file": token, "headers": {"X-Key": "hdr-51ns3cr3t"}}) as (prober, engine, _):
         await read(prober)
-        engine.play(Scene(SceneKind.ERROR_LINE, text="no: Bearer tok-51ns3cr3t hdr-51ns3cr3t"))
+        engine.inject(Fault(FaultKind.ERROR_LINE, text="no: Bearer tok-51ns3cr3t hdr-51ns3cr3t"))
         with pytest.raises(ProbeError) as caught:
             await prober.probe(model_plan())
 

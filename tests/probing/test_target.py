@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from support.probing import model_plan, target_plan, workload
 
+from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scenes import Scene, SceneKind
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.errors import Reason
 from exporter.gpu.none import NoGpuMonitor
@@ -63,14 +63,14 @@ async def test_each_outcome_is_counted_once() -> None:
     engine = ScriptedEngine([FAST])
     async with OllamaServer(engine) as server, at_work(target_plan(server.url, model_plan())) as (target, metrics):
         await target.probe(PAIR)
-        engine.play(scene := Scene(SceneKind.SERVER_BUSY))
+        engine.inject(fault := Fault(FaultKind.SERVER_BUSY))
         await target.probe(PAIR)
-        scene.end()
+        fault.end()
         await engine.expire(engine.models()[0])
         target.models = {PAIR: model_plan(when_unloaded="skip")}
         await target.probe(PAIR)
         target.models = {PAIR: model_plan(workload=workload(num_predict=512))}
-        engine.play(Scene(SceneKind.STALL_IN_THE_MIDDLE, after_tokens=5))
+        engine.inject(Fault(FaultKind.STALL_IN_THE_MIDDLE, after_tokens=5))
         task = asyncio.create_task(target.probe(PAIR))
         await asyncio.sleep(0.5)
         task.cancel()
@@ -90,10 +90,10 @@ async def test_a_failure_withdraws_the_reading_and_the_next_good_probe_brings_it
     async with OllamaServer(engine) as server, at_work(target_plan(server.url, model_plan())) as (target, metrics):
         await target.probe(PAIR)
         assert metrics.rows()[0].reading is not None
-        engine.play(scene := Scene(SceneKind.CUT, after_tokens=3))
+        engine.inject(fault := Fault(FaultKind.CUT, after_tokens=3))
         await target.probe(PAIR)
         assert metrics.rows()[0].reading is None
-        scene.end()
+        fault.end()
         await target.probe(PAIR)
         assert metrics.rows()[0].reading is not None
 
@@ -140,7 +140,7 @@ async def test_loaded_models_are_followed_and_never_loaded_by_us() -> None:
         plan = target_plan(server.url, models="loaded")
         async with OllamaClient(plan) as asked:
             assert await discover(plan, asked) == {}
-            await engine.neighbour("qwen3:8b", tokens=1)
+            await engine.other_client("qwen3:8b", tokens=1)
             found = await discover(plan, asked)
 
     assert [(pair.model, model.when_unloaded) for pair, model in found.items()] == [("qwen3:8b", "skip")]

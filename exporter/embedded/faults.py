@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 
 
-class SceneKind(StrEnum):
+class FaultKind(StrEnum):
     """What happens. Where `factor` or `text` counts, the value in brackets is what None stands for."""
 
     SLOW = "slow"
@@ -22,13 +22,13 @@ class SceneKind(StrEnum):
     COLD = "cold"
     """The model is unloaded whenever nobody uses it."""
     LOAD_FOREVER = "load_forever"
-    """Loading does not end while the scene lasts."""
+    """Loading does not end while the fault lasts."""
     BUSY = "busy"
     """Somebody else takes a slot, and holds it for `seconds`."""
     STALL_BEFORE_FIRST_TOKEN = "stall_before_first_token"  # noqa: S105 - no password
-    """No answer, not even headers, while the scene lasts; with `path` set, of that path."""
+    """No answer, not even headers, while the fault lasts; with `path` set, of that path."""
     STALL_IN_THE_MIDDLE = "stall_in_the_middle"
-    """Nothing more while the scene lasts, after one token at least."""
+    """Nothing more while the fault lasts, after one token at least."""
     CUT = "cut"
     """The connection is reset."""
     HALF_CLOSED = "half_closed"
@@ -71,15 +71,15 @@ class SceneKind(StrEnum):
     """`text` ("tired")."""
 
 
-LASTING = {SceneKind.SLOW, SceneKind.CPU, SceneKind.CPU_HIDDEN, SceneKind.PARTIAL_OFFLOAD, SceneKind.DEAD_MODEL}
+LASTING = {FaultKind.SLOW, FaultKind.CPU, FaultKind.CPU_HIDDEN, FaultKind.PARTIAL_OFFLOAD, FaultKind.DEAD_MODEL}
 """What goes on once it has begun; everything else befalls each request anew at its `after_tokens`-th token."""
 
 
 @dataclass(eq=False, slots=True)
-class Scene:
-    """One scene: from `after_seconds` after it is played, in each request from its `after_tokens`-th token on."""
+class Fault:
+    """One fault: from `after_seconds` after it is played, in each request from its `after_tokens`-th token on."""
 
-    kind: SceneKind
+    kind: FaultKind
     model: str | None = None
     """None is every model."""
     _: KW_ONLY
@@ -92,7 +92,7 @@ class Scene:
     factor: float | None = None
     text: str | None = None
     path: str | None = None
-    """Of the scenes that befall any request, whatever its model: the path. None is `/api/generate` for SERVER_BUSY,
+    """Of the faults that befall any request, whatever its model: the path. None is `/api/generate` for SERVER_BUSY,
     ENDLESS_HEADERS and STALL_BEFORE_FIRST_TOKEN, every path for UNAUTHORIZED and FORBIDDEN."""
     starts: float = field(default=0, init=False)
     """By the loop's clock, set when played."""
@@ -102,7 +102,7 @@ class Scene:
     task: asyncio.Task[None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        if self.kind in {SceneKind.SERVER_BUSY, SceneKind.ENDLESS_HEADERS} and self.path is None:
+        if self.kind in {FaultKind.SERVER_BUSY, FaultKind.ENDLESS_HEADERS} and self.path is None:
             self.path = "/api/generate"
 
     def value(self, default: float) -> float:
