@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from exporter.errors import REMEDIES, Reason
+from exporter.errors import Reason
 from exporter.metrics.families import metrics_table
 from exporter.settings.reference import FLAGS, settings_table
 
@@ -62,7 +62,7 @@ def flags() -> str:
 
 def reasons() -> str:
     """Return the table of failure reasons with their remedies."""
-    return table(("reason", "what to do"), ((code(reason), REMEDIES[reason]) for reason in Reason))
+    return table(("reason", "what to do"), ((code(reason), reason.remedy) for reason in Reason))
 
 
 def with_tables(text: str) -> str:

@@ -19,9 +19,10 @@ from prometheus_client import CollectorRegistry
 from exporter import __version__
 from exporter.errors import SettingsError
 from exporter.gpu.base import GpuMonitor, open_gpu_monitor
-from exporter.metrics.families import ProbeMetrics
+from exporter.metrics.collector import ProbeCollector
 from exporter.plan import ModelKey, ModelPlan, TargetPlan
 from exporter.settings import Settings
+from exporter.state.store import StateStore
 from exporter.web.server import WebServer
 
 if TYPE_CHECKING:  # imported once the program listens: APScheduler, and behind the target LangChain, take their time
@@ -72,7 +73,8 @@ class Daemon:
         self._load = load
         self.settings = load()
         self._plans = _by_name(self.settings)
-        self.metrics = ProbeMetrics(registry)
+        self.state = StateStore()
+        self._collector = ProbeCollector(self.state, registry)
         self._targets: dict[str, Target] = {}
         self._gpus: GpuMonitor | None = None
         self._schedule: Schedule | None = None
@@ -81,7 +83,8 @@ class Daemon:
         self._reload = asyncio.Event()
         web = self.settings.web
         self._web = WebServer(
-            self.metrics,
+            self._collector.registry,
+            self.state,
             addresses=web.listen_addresses,
             telemetry_path=web.telemetry_path,
             ready=lambda: self._ready,
@@ -120,11 +123,11 @@ class Daemon:
     async def _work(self) -> None:
         target_module = await import_late("exporter.probing.target")
         self._gpus = await open_gpu_monitor(log)
-        self.metrics.set_cards(self._gpus.cards())
+        self._collector.set_cards(self._gpus.cards())
         scheduling = await import_late("exporter.probing.schedule")
         gc.collect()
         gc.freeze()  # what was imported is 120,000 objects: to go through them stops a probe's clock and delays the end
-        self._schedule = scheduling.Schedule(self._probe, self.metrics.skipped, self.settings.max_concurrent_probes)
+        self._schedule = scheduling.Schedule(self._probe, self.state.probe_skipped, self.settings.max_concurrent_probes)
         self._schedule.start()
         while True:
             await self._follow_settings(target_module)
@@ -134,9 +137,8 @@ class Daemon:
             self._read_settings()
 
     def _announce(self, plan: TargetPlan) -> None:
-        if not isinstance(plan.models, str):
-            for model in plan.models:
-                self.metrics.add_pair(plan.pair(model), model)
+        for key, model in plan.listed_models().items():
+            self.state.add_model(key, model)
 
     def _read_settings(self) -> None:
         try:
@@ -164,7 +166,7 @@ class Daemon:
         for name, plan in wanted.items():
             if name not in self._targets:
                 self._announce(plan)
-                self._targets[name] = target_module.Target(plan, self._gpus, self.metrics, self._follow_models)
+                self._targets[name] = target_module.Target(plan, self._gpus, self.state, self._follow_models)
                 await self._targets[name].start()
                 await asyncio.sleep(0)  # building a chain takes milliseconds: scrapes come in between
 
@@ -173,12 +175,12 @@ class Daemon:
         await target.stop_checking()
         if keep:  # under new settings: the counters of the pairs that stay go on
             plan = self._plans[name]
-            staying = set() if isinstance(plan.models, str) else {plan.pair(model) for model in plan.models}
+            staying = plan.listed_models()
             await self._drop(pair for pair in target.models if pair not in staying)
             await self._unschedule(target.models)
         else:
             await self._drop(target.models)
-            self.metrics.remove_target(name)
+            self.state.remove_target(name)
         await target.close()
 
     async def _unschedule(self, pairs: Iterable[ModelKey]) -> None:
@@ -190,7 +192,7 @@ class Daemon:
         gone = list(pairs)
         await self._unschedule(gone)
         for pair in gone:
-            self.metrics.remove_pair(pair)
+            self.state.remove_model(pair)
             if self._gpus is not None:
                 self._gpus.forget(pair)
 
@@ -204,7 +206,7 @@ class Daemon:
         place = list(self._targets).index(target.plan.name) / max(len(self._plans), 1)
         for index, pair in enumerate(new):
             plan = models[pair]
-            self.metrics.add_pair(pair, plan)
+            self.state.add_model(pair, plan)
             first_in_seconds = (
                 FIRST_PROBES_SECONDS * place + plan.interval_seconds * index / len(new) if starting else 0.0
             )

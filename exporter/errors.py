@@ -1,68 +1,156 @@
-"""What can go wrong: one small tree, and a closed set of reasons, each with its remedy.
+"""What can go wrong: one small exception tree, and closed sets of reasons with their texts.
 
 * ExporterError
-  * SettingsError: what the user wrote cannot be used
-  * ProbeError: a probe that measured nothing, with its `Reason`
+  * SettingsError: the configuration cannot be used
+  * ProbeError: a probe that gave no reading, with its `Failure`
+
+This is the one place where a reason, its label value and its text are written.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 
 class Reason(StrEnum):
-    """Why a probe failed: the closed set behind `ollama_probe_failures_total{reason}`."""
+    """Why a probe failed: the values of `ollama_probe_failures_total{reason}`, each with its general remedy."""
 
-    CONNECT = "connect"
-    DENIED = "denied"
-    MODEL_MISSING = "model_missing"
-    UNSUPPORTED = "unsupported"
-    LOAD_TIMEOUT = "load_timeout"
-    OUT_OF_MEMORY = "out_of_memory"
-    BUSY = "busy"
-    NO_FIRST_TOKEN = "no_first_token"  # noqa: S105 - a reason, not a password
-    STALLED = "stalled"
-    TIMEOUT = "timeout"
-    HTTP = "http"
-    PROTOCOL = "protocol"
-    SHORT = "short"
-    INTERNAL = "internal"
+    CONNECT = (
+        "connect",
+        (
+            "Check that Ollama is running and that no firewall blocks the port. "
+            "If Ollama listens on loopback only, set OLLAMA_HOST on its machine."
+        ),
+    )
+    DENIED = (
+        "denied",
+        (
+            "Check bearer_token_file, basic_auth or headers of this target. "
+            "Ollama also answers 403 to a Host header that it does not know: see OLLAMA_ORIGINS."
+        ),
+    )
+    MODEL_MISSING = (
+        "model_missing",
+        "Pull the model on the server with `ollama pull`, or configure a model that is installed.",
+    )
+    UNSUPPORTED = (
+        "unsupported",
+        "This model does not support the request. Remove it from the configuration, or set `reasoning: false`.",
+    )
+    LOAD_TIMEOUT = ("load_timeout", "See Ollama's log. On slow storage, raise `load_timeout`.")
+    OUT_OF_MEMORY = (
+        "out_of_memory",
+        "Free GPU memory (`ollama ps` shows what is loaded), or use a smaller model or context.",
+    )
+    BUSY = ("busy", "Too many requests are queued on the server. Lengthen `interval`, or reduce the server's load.")
+    NO_FIRST_TOKEN = (
+        "no_first_token",
+        (
+            "The server accepts requests but does not generate: the runner hangs, or every slot is in use. "
+            "See Ollama's log and `nvidia-smi`."
+        ),
+    )
+    STALLED = (
+        "stalled",
+        "Generation stopped before the end. See Ollama's log, and the kernel log for GPU errors (`dmesg`, Xid).",
+    )
+    TIMEOUT = (
+        "timeout",
+        (
+            "The model is too slow for the timeout. Check with `ollama ps` whether it runs on the CPU. "
+            "If that is intended, raise `timeout`."
+        ),
+    )
+    HTTP = ("http", "The server answered with an error. See Ollama's log.")
+    PROTOCOL = (
+        "protocol",
+        "The answer is not what Ollama sends. Check for a proxy in between, and see Ollama's log.",
+    )
+    SHORT = (
+        "short",
+        "The model stopped before 16 tokens, which is too few to measure. Choose another `question` or model.",
+    )
+    INTERNAL = (
+        "internal",
+        "This is a bug in ollama-throughput-exporter. Please report it with the traceback from its log.",
+    )
+
+    remedy: str
+    """What to do about it, where nothing more specific is known. Text in backticks is code."""
+
+    def __new__(cls, value: str, remedy: str) -> Self:
+        """Return the member for a label value and its remedy."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.remedy = remedy
+        return member
 
 
-REMEDIES: dict[Reason, str] = {
-    Reason.CONNECT: "is Ollama running there, and does a firewall or OLLAMA_HOST on its side keep it to loopback?",
-    Reason.DENIED: "set bearer_token_file, basic_auth or headers of this target; a foreign Host name is refused too",
-    Reason.MODEL_MISSING: "pull the model there with `ollama pull`, or configure one that is installed",
-    Reason.UNSUPPORTED: "this model cannot generate text so: leave it out, or set `reasoning: false`",
-    Reason.LOAD_TIMEOUT: "look at Ollama's log; a slow disk needs a longer `load_timeout`",
-    Reason.OUT_OF_MEMORY: "free GPU memory (`ollama ps`), or take a smaller model or context",
-    Reason.BUSY: "the server has too many requests waiting: probe less often, or give it less work",
-    Reason.NO_FIRST_TOKEN: "the server answers but does not generate: a hung runner or a slot that is always busy; "
-    "see Ollama's log and `nvidia-smi`",
-    Reason.STALLED: "generating stopped in the middle: see Ollama's log and `dmesg` for the GPU's errors (Xid)",
-    Reason.TIMEOUT: "too slow for the deadline: is the model on the CPU (`ollama ps`)? If that is meant so, "
-    "raise `timeout`",
-    Reason.HTTP: "the server answered with an error: see Ollama's log",
-    Reason.PROTOCOL: "the answer is not what Ollama sends: is a proxy between, or did its runner die? See Ollama's log",
-    Reason.SHORT: "the model stopped before 16 tokens, too few to measure: choose another `question` or model",
-    Reason.INTERNAL: "this is a fault of the exporter: please report it with the traceback in its log",
-}
-"""What to do about each, in words, where nothing more particular is known."""
+class SkipReason(StrEnum):
+    """Why a due probe was not run: the values of `ollama_probe_skipped_total{reason}`, each with its text."""
+
+    UNLOADED = ("unloaded", "The model is not loaded, and `when_unloaded: skip` does not load it.")
+    OCCUPIED = (
+        "occupied",
+        "Another model is loaded, and loading this one might evict it. `when_unloaded: load` loads it anyway.",
+    )
+    OVERLAP = ("overlap", "The previous probe of this model had not finished. Lengthen `interval`.")
+    LATE = (
+        "late",
+        "The probe could not start in time. Raise `max_concurrent_probes`, or lengthen `interval`.",
+    )
+
+    text: str
+    """A sentence or two. Text in backticks is code."""
+
+    def __new__(cls, value: str, text: str) -> Self:
+        """Return the member for a label value and its text."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.text = text
+        return member
 
 
 class ExporterError(Exception):
-    """Anything this program says on purpose."""
+    """Base class of every error that this program raises on purpose."""
 
 
 class SettingsError(ExporterError):
-    """What the user wrote cannot be used; the message names the key's path, the value and the remedy."""
+    """The configuration cannot be used. The message names the key's path, the value and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a probe gave no reading, as log, status page and terminal show it. Secrets have been redacted."""
+
+    reason: Reason
+    detail: str
+    """What was seen."""
+    remedy: str
+    """What to do about it: the most specific one that is known."""
 
 
 class ProbeError(ExporterError):
-    """A probe that measured nothing. `detail` says what was seen, `remedy` what to do about it."""
+    """A probe that gave no reading."""
 
-    def __init__(self, reason: Reason, detail: str, remedy: str) -> None:
-        super().__init__(f"{reason}: {detail} ({remedy})")
-        self.reason = reason
-        self.detail = detail
-        self.remedy = remedy
+    def __init__(self, reason: Reason, detail: str, remedy: str | None = None) -> None:
+        """Create the error. Without `remedy` it has the reason's own."""
+        self.failure = Failure(reason, detail, remedy or reason.remedy)
+        super().__init__(f"{reason}: {detail}. {self.failure.remedy}")
+
+    @property
+    def reason(self) -> Reason:
+        """The failure's reason."""
+        return self.failure.reason
+
+    @property
+    def detail(self) -> str:
+        """What was seen."""
+        return self.failure.detail
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return self.failure.remedy

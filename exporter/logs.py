@@ -1,6 +1,9 @@
-"""Log lines, in logfmt or JSON, on the standard library's logging.
+"""Log lines in logfmt or JSON, on the standard library's logging.
 
-A line's values are given as `logger.info("probe failed", extra={"fields": {"target": ..., "reason": ...}})`.
+A line is a constant message and its fields: `log.info("probe failed", target=..., reason=...)`.
+
+The formatters are written here because those at hand do not escape control characters in logfmt values, and what a
+server sends may hold any.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -23,8 +26,23 @@ _LEVELS: Mapping[Level, int] = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
+_STANDARD_ARGUMENTS = ("exc_info", "stack_info", "stacklevel")
 _PLAIN = re.compile(r"[^\s\"=\\]+")
 _USER_INFO = re.compile(r"(?<=://)[^\s/]*@")
+
+
+class EventLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose methods take a message and its fields as keyword arguments."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Return the message, and the fields where the formatters look for them."""
+        standard = {name: kwargs.pop(name) for name in _STANDARD_ARGUMENTS if name in kwargs}
+        return msg, {**standard, "extra": {"fields": dict(kwargs)}}
+
+
+def get_logger(name: str) -> EventLogger:
+    """Return the logger of a module."""
+    return EventLogger(logging.getLogger(name), None)
 
 
 def configure_logging(level: Level, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name

@@ -1,4 +1,4 @@
-"""What is to be probed: the frozen values that cross from the settings to the schedule and the probe."""
+"""What is probed and how: the frozen configuration values, and the one normalisation of model names."""
 
 from __future__ import annotations
 
@@ -13,13 +13,23 @@ WhenUnloaded = Literal["borrow", "load", "skip"]
 Discovery = Literal["installed", "loaded"]
 
 
-def short_name(model: str) -> str:
-    """Return the `model` label for an Ollama model name: the name without its default tag `:latest`."""
-    return model.removesuffix(":latest")
+def canonical_model_name(name: str) -> str:
+    """Return the name under which Ollama knows a model: lower case, with its tag, without the default registry.
+
+    Two names mean the same model exactly if this is equal for both (`types/model/name.go` of Ollama: names compare
+    case-insensitively; registry.ollama.ai, library and latest are the defaults).
+    """
+    name = name.lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def model_label(name: str) -> str:
+    """Return the `model` label for a configured name: the name without the default tag `:latest`."""
+    return name.removesuffix(":latest")
 
 
 class ModelKey(NamedTuple):
-    """One model on one target, as the label values that tell it apart."""
+    """One model on one target: the label values that identify it."""
 
     target: str
     model: str
@@ -27,7 +37,7 @@ class ModelKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The work that a probe asks for. Rates compare only within one workload."""
+    """What a probe asks of a model. Rates are comparable only within one workload."""
 
     template: str
     question: str
@@ -49,32 +59,32 @@ class ModelPlan:
     """How one model of a target is probed."""
 
     model: str
-    """The name as sent to Ollama."""
+    """The name as configured, and as sent to Ollama."""
     workload: Workload
     interval_seconds: float
     timeout_seconds: float
     load_timeout_seconds: float
     when_unloaded: WhenUnloaded
     keep_alive: str | int | None = None
-    """Sent to Ollama as it stands; None sends nothing, which leaves the server's own timer alone."""
+    """Sent to Ollama unchanged; None sends nothing, which keeps the server's own timer."""
     expected_decode_tokens_per_second: float | None = None
 
     def of(self, model: str) -> ModelPlan:
-        """Return this plan for another model, as discovery needs it. An expected rate belongs to one model only."""
+        """Return this plan for a discovered model, without the expected rate, which belongs to one model only."""
         return replace(self, model=model, expected_decode_tokens_per_second=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetPlan:
-    """One Ollama server: how it is reached and which of its models are probed."""
+    """One configured Ollama server: how it is reached and which of its models are probed."""
 
     name: str
     url: str
-    """Scheme, host, port and perhaps a path; never user info, which is moved into `username` and `password`."""
+    """Scheme, host, port and optional path; user info is in `username` and `password` instead."""
     gpu: str | None = None
-    """The operator's name for the card."""
+    """The configured name of the GPU."""
     local: bool = False
-    """Whether the server runs on this machine, so that this machine's cards are the ones it may use."""
+    """Whether the server runs on this machine, and so uses this machine's GPUs."""
     models: tuple[ModelPlan, ...] | Discovery = ()
     defaults: ModelPlan
     """How a discovered model is probed; its `model` is empty."""
@@ -86,6 +96,10 @@ class TargetPlan:
     ca_file: Path | None = None
     insecure_skip_verify: bool = False
 
-    def pair(self, plan: ModelPlan) -> ModelKey:
+    def key(self, plan: ModelPlan) -> ModelKey:
         """Return the label values of one of this target's models."""
-        return ModelKey(self.name, short_name(plan.model))
+        return ModelKey(self.name, model_label(plan.model))
+
+    def listed_models(self) -> dict[ModelKey, ModelPlan]:
+        """Return the models that the configuration lists; none where they are discovered."""
+        return {} if isinstance(self.models, str) else {self.key(model): model for model in self.models}

@@ -1,31 +1,37 @@
-"""The frozen values that cross from measuring to telling."""
+"""Frozen measurement values: what crosses from probing to state, metrics and terminal.
+
+Numbers are checked here, where they are made: a value that is not finite, or is negative, cannot be constructed.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
 ContendedBy = Literal["queue", "model", "gpu"]
 
 CPU = "cpu"
-"""The `gpu` label where nothing of the model ran on a GPU."""
+"""The `gpu` label where no part of the model ran on a GPU."""
 UNKNOWN = "unknown"
-"""The `gpu` label where nobody can tell."""
+"""The `gpu` label where the GPU cannot be determined."""
 
 
-class SkipReason(StrEnum):
-    """Why a due run measured nothing."""
-
-    UNLOADED = "unloaded"
-    OCCUPIED = "occupied"
-    OVERLAP = "overlap"
-    LATE = "late"
+def check_numbers(value: Any) -> None:
+    """Raise ValueError unless every number in a dataclass's own fields, mappings included, is finite and at least 0."""
+    for name in (each.name for each in fields(value)):
+        content = getattr(value, name)
+        numbers = content.values() if isinstance(content, Mapping) else (content,)
+        for number in numbers:
+            if isinstance(number, int | float) and not 0 <= number < math.inf:
+                raise ValueError(f"{type(value).__name__}.{name} is {number!r}, not a finite number from 0 up")
 
 
 class ThrottleReason(StrEnum):
-    """Why a card ran below the clock it could have had: NVML's clocks-event reasons, those that cost speed."""
+    """Why a GPU ran below the clock it could have had: those of NVML's clock event reasons that reduce speed."""
 
     SW_POWER_CAP = "sw_power_cap"
     SW_THERMAL = "sw_thermal"
@@ -36,46 +42,83 @@ class ThrottleReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came of one request. Times are `time.perf_counter` seconds."""
+    """What one request returned. Times are `time.perf_counter` seconds."""
 
     started_at: float
     """When the chain was called."""
     sent_at: float
-    """When the request left."""
+    """When the request's first byte was sent."""
     ended_at: float
-    """When the chain returned; of a cut stream the deadline."""
+    """When the chain returned; the deadline, for a stream that was cut."""
     chunk_times: tuple[float, ...]
     """When each chunk of text or thinking arrived."""
     chunk_texts: tuple[str, ...]
-    """Empty for a chunk of thinking, whose text only the final chunk brings."""
+    """Empty for a chunk of thinking, whose text arrives with the final chunk only."""
     final: Mapping[str, Any] | None
-    """The final chunk's fields (durations in ns); None where the stream ended without one, or was cut."""
+    """The final chunk's fields (durations in nanoseconds); None if the stream ended without one, or was cut."""
     thinking: str
     cut: bool
     """Whether the deadline ended it."""
 
     @property
     def text(self) -> str:
-        """The answer, as far as it came."""
+        """The answer, as far as it arrived."""
         return "".join(self.chunk_texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
-    """Where the server's time went in the measured request, in seconds, by its own final chunk."""
+    """Where the server's time went in the measured request, in seconds, from its own final chunk."""
 
     queue_seconds: float
     load_seconds: float
     prefill_seconds: float
     decode_seconds: float
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_numbers(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What one answer measured. None is what could not be known."""
+
+    words: int | None
+    """Whitespace-separated tokens of the answer, thinking included; None if a cut stream lost its thinking."""
+    elapsed_seconds: float
+    """Wall clock around the chain, the model already loaded; up to the last chunk if truncated."""
+    decode_tokens_per_second: float
+    """Ollama's eval_count / eval_duration; from the client's clock if truncated."""
+    output_tokens: int | None
+    """Ollama's eval_count."""
+    prompt_tokens: int | None
+    """Ollama's prompt_eval_count."""
+    time_to_first_token_seconds: float
+    stages: Stages | None
+    truncated: bool
+    """Whether the stream ended without its final chunk."""
+    distinct_chunks_ratio: float
+    """Distinct chunk texts / chunks with text."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_numbers(self)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The reference program's figure: words / elapsed, 0 when elapsed is 0."""
+        if self.words is None:
+            return None
+        return self.words / self.elapsed_seconds if self.elapsed_seconds > 0 else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuState:
-    """How the card or cards fared from the first token to the last. None is what the card does not tell.
+    """State of the GPU or GPUs between the first token and the last. None is what the GPU does not report.
 
-    Over several cards: energy and power are summed, utilisation is the mean, clock is the lowest, temperature and each
-    throttled share are the highest.
+    For several GPUs: energy and power are summed, utilisation is the mean, clocks are the lowest, temperature and each
+    throttled ratio are the highest.
     """
 
     energy_joules: float | None = None
@@ -86,73 +129,103 @@ class GpuState:
     utilization_ratio: float | None = None
     throttled_ratio: Mapping[ThrottleReason, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_numbers(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuObservation:
-    """What the GPU room saw of one probe."""
+    """What the GPU monitor saw during one probe."""
 
     label: str
     """The `gpu` label."""
     uuids: tuple[str, ...] = ()
-    """The cards that ran the model, as NVML names them."""
+    """The GPUs that ran the model."""
     state: GpuState | None = None
     contended: Mapping[ContendedBy, bool] = field(default_factory=dict)
     """`model` and `gpu`, each only where it was looked for."""
     peak_bandwidth_bytes_per_second: float | None = None
-    """Of the cards that ran the model, where they are of one kind."""
+    """Of the GPUs that ran the model, if they are all of one kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelInfo:
-    """What the server says of a model; empty strings where it does not."""
+class InstalledModel:
+    """An entry of `/api/tags`. Empty or None is what the server did not say."""
 
+    name: str = ""
     digest: str = ""
-    model_name: str = ""
+    size_bytes: int | None = None
     family: str = ""
     parameter_size: str = ""
     quantization: str = ""
-    context_length: int = 0
-    """As loaded (`/api/ps`); 0 is unknown."""
+    can_generate: bool | None = None
+    cloud: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """An entry of `/api/ps`."""
+
+    name: str
+    size_bytes: int | None = None
+    size_vram_bytes: int | None = None
+    """What the server reports to be on a GPU; absent means 0. It can be wrong."""
+    context_length: int | None = None
+    expires_at: datetime | None = None
+
+    @property
+    def gpu_ratio(self) -> float | None:
+        """`size_vram / size`, at most 1; None where either is unknown."""
+        if not self.size_bytes or self.size_vram_bytes is None:
+            return None
+        return min(self.size_vram_bytes / self.size_bytes, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What one good probe measured. None is what could not be known."""
+    """The result of one successful probe. None is what could not be known."""
 
     finished_at: float
     """Unix seconds."""
-    gpu: str
-    uuids: tuple[str, ...] = ()
-    words: int | None
-    """Whitespace-separated words of the answer, thinking included; None where a cut stream lost its thinking."""
-    elapsed_seconds: float
-    """Wall clock around the chain, the model already loaded; to the last chunk where truncated."""
-    decode_tokens_per_second: float
-    output_tokens: int | None
-    prompt_tokens: int | None
-    time_to_first_token_seconds: float
-    stages: Stages | None
-    model_load_seconds: float | None
-    """How long the probe's own loading took; None where the model was loaded already."""
-    truncated: bool
-    contended: Mapping[ContendedBy, bool]
-    distinct_chunks_ratio: float
-    model_gpu_ratio: float | None
-    gpu_state: GpuState | None
-    bandwidth_utilization_ratio: float | None
-    model: ModelInfo
+    figures: Figures
+    gpu: GpuObservation
+    installed: InstalledModel = InstalledModel()
+    """The model's entry of `/api/tags`."""
+    loaded: LoadedModel | None = None
+    """The model's entry of `/api/ps`, just before the measured request."""
+    model_load_seconds: float | None = None
+    """How long the probe's own load request took; None if the model was loaded already."""
+    contended: Mapping[ContendedBy, bool] = field(default_factory=dict)
+    """Whether other work shared the GPU, the runner or the queue; each only where it could be determined."""
+    bandwidth_utilization_ratio: float | None = None
     text: str = field(default="", repr=False)
-    """The answer. For the terminal alone: never a label, never logged."""
+    """The answer, for the terminal alone: never a label, never logged."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_numbers(self)
 
     @property
-    def tokens_per_second(self) -> float | None:
-        """The reference program's figure: words / elapsed, 0 when elapsed is 0."""
-        if self.words is None:
-            return None
-        return self.words / self.elapsed_seconds if self.elapsed_seconds > 0 else 0.0
+    def model_gpu_ratio(self) -> float | None:
+        """Share of the model on a GPU, as the server reports it."""
+        return self.loaded.gpu_ratio if self.loaded else None
 
     @property
     def tokens_per_joule(self) -> float | None:
-        """Output tokens per joule of the card's energy from the first token to the last."""
-        energy = self.gpu_state.energy_joules if self.gpu_state else None
-        return self.output_tokens / energy if self.output_tokens and energy else None
+        """Output tokens per joule of the GPUs' energy from the first token to the last."""
+        energy = self.gpu.state.energy_joules if self.gpu.state else None
+        return self.figures.output_tokens / energy if self.figures.output_tokens and energy else None
+
+    @property
+    def model_info(self) -> Mapping[str, str]:
+        """The labels that describe the model; empty is what the server did not say."""
+        context_length = self.loaded.context_length if self.loaded else None
+        return {
+            "digest": self.installed.digest,
+            "model_name": self.installed.name,
+            "family": self.installed.family,
+            "parameter_size": self.installed.parameter_size,
+            "quantization": self.installed.quantization,
+            "context_length": str(context_length or ""),
+        }

@@ -31,16 +31,24 @@ def open_console(*, stderr: bool = False) -> Console:
     return console
 
 
-def figures(reading: Reading) -> dict[str, Any]:
+def reading_json(reading: Reading) -> dict[str, Any]:
     """Return a reading as JSON can hold it, the reference program's three figures first."""
+    measured = asdict(reading.figures)
     return {
-        "gpu": reading.gpu,
-        "token_count": reading.words,
-        "elapsed_seconds": reading.elapsed_seconds,
-        "tokens_per_second": reading.tokens_per_second,
-        **{name: value for name, value in asdict(reading).items() if name not in {"gpu", "words", "text", "model"}},
+        "gpu": reading.gpu.label,
+        "token_count": measured.pop("words"),
+        "elapsed_seconds": measured.pop("elapsed_seconds"),
+        "tokens_per_second": reading.figures.tokens_per_second,
+        "finished_at": reading.finished_at,
+        "uuids": reading.gpu.uuids,
+        **measured,
+        "model_load_seconds": reading.model_load_seconds,
+        "contended": reading.contended,
+        "model_gpu_ratio": reading.model_gpu_ratio,
+        "gpu_state": asdict(reading.gpu.state) if reading.gpu.state else None,
+        "bandwidth_utilization_ratio": reading.bandwidth_utilization_ratio,
         "tokens_per_joule": reading.tokens_per_joule,
-        "model_info": asdict(reading.model),
+        "model_info": reading.model_info,
         "result": reading.text,
     }
 
@@ -59,30 +67,31 @@ def _known(value: int | None) -> str:
 
 def print_reading(console: Console, pair: ModelKey, reading: Reading) -> None:
     """Print what the reference program printed, then what Ollama says."""
-    rate, stages, loaded = reading.tokens_per_second, reading.stages, reading.model_load_seconds
+    figures, loaded = reading.figures, reading.model_load_seconds
+    rate, stages = figures.tokens_per_second, figures.stages
     contended = sorted(by for by, seen in reading.contended.items() if seen)
     lines = [
         "Result:",
         reading.text.strip(),
         "",
         "Statistics:",
-        f"Token Count: {_known(reading.words)}",
-        f"Time Elapsed: {reading.elapsed_seconds:.2f} seconds",
+        f"Token Count: {_known(figures.words)}",
+        f"Time Elapsed: {figures.elapsed_seconds:.2f} seconds",
         f"Tokens per Second: {'unknown' if rate is None else f'{rate:.2f}'}",
         "",
         f"What Ollama says of {pair.model} on {pair.target}:",
-        f"Prompt tokens        {_known(reading.prompt_tokens)}",
-        f"Output tokens        {_known(reading.output_tokens)}",
-        f"Decode rate          {reading.decode_tokens_per_second:.2f} tokens/s",
-        f"Time to first token  {_seconds(reading.time_to_first_token_seconds)}",
+        f"Prompt tokens        {_known(figures.prompt_tokens)}",
+        f"Output tokens        {_known(figures.output_tokens)}",
+        f"Decode rate          {figures.decode_tokens_per_second:.2f} tokens/s",
+        f"Time to first token  {_seconds(figures.time_to_first_token_seconds)}",
         f"Model load           {'already loaded' if loaded is None else _seconds(loaded)}",
         f"Queue                {_seconds(stages.queue_seconds if stages else None)}",
         f"Prefill              {_seconds(stages.prefill_seconds if stages else None)}",
         f"Share on the GPU     {_share(reading.model_gpu_ratio)}",
-        f"GPU                  {reading.gpu}",
+        f"GPU                  {reading.gpu.label}",
         f"Contended            {', '.join(contended) or 'no'}",
     ]
-    if reading.truncated:
+    if figures.truncated:
         lines.append("The stream ended without its final chunk: rate and time are by this program's clock.")
     console.print(Text("\n".join(lines)))
 
@@ -123,17 +132,21 @@ def readings_table(rows: Sequence[ModelStatus]) -> Table:
     for row in rows:
         reading = row.reading
         state = Text("none yet", style="dim")
-        if row.success is not None:
-            state = Text("good", style="green") if row.success else Text(str(row.failure), style="red")
+        if row.state.success is not None:
+            state = (
+                Text("good", style="green")
+                if row.state.success
+                else Text(str(row.state.failure.reason) if row.state.failure else "", style="red")
+            )
         cells = [row.gpu or "-", "-", "-", "-", "-"]
         if reading is not None and row.age_seconds is not None:
-            rate = reading.tokens_per_second
-            expected = row.expected_decode_tokens_per_second
+            rate = reading.figures.tokens_per_second
+            expected = row.state.plan.expected_decode_tokens_per_second
             cells[1:] = [
-                f"{reading.decode_tokens_per_second:.1f}" + (f" of {expected:g}" if expected else ""),
+                f"{reading.figures.decode_tokens_per_second:.1f}" + (f" of {expected:g}" if expected else ""),
                 "-" if rate is None else f"{rate:.1f}",
-                _seconds(reading.time_to_first_token_seconds),
+                _seconds(reading.figures.time_to_first_token_seconds),
                 f"{row.age_seconds:.0f} s",
             ]
-        table.add_row(row.pair.target, row.pair.model, *cells, state)
+        table.add_row(row.state.key.target, row.state.key.model, *cells, state)
     return table

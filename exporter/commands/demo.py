@@ -95,13 +95,13 @@ async def _show_readings(console: Console, daemon: Daemon) -> None:
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                live.update(readings_table(daemon.metrics.rows()), refresh=True)
+                live.update(readings_table(daemon.state.statuses()), refresh=True)
                 await asyncio.sleep(1)
     shown: dict[object, float] = {}
     while True:
-        for row in daemon.metrics.rows():
-            if row.reading is not None and shown.get(row.pair) != row.reading.finished_at:
-                shown[row.pair] = row.reading.finished_at
-                rate = f"{row.reading.decode_tokens_per_second:.1f} tokens/s"
-                console.print(Text(f"{row.pair.target} {row.pair.model} on {row.reading.gpu}: {rate}"))
+        for row in daemon.state.statuses():
+            if row.reading is not None and shown.get(row.state.key) != row.reading.finished_at:
+                shown[row.state.key] = row.reading.finished_at
+                rate = f"{row.reading.figures.decode_tokens_per_second:.1f} tokens/s"
+                console.print(Text(f"{row.state.key.target} {row.state.key.model} on {row.reading.gpu.label}: {rate}"))
         await asyncio.sleep(1)

@@ -30,5 +30,5 @@ async def describe(gpus: GpuMonitor, subjects: Iterable[ProbedModel]) -> Report:
     labels = []
     for subject in subjects:
         explanation = await gpus.explain(subject)
-        labels.append((subject.pair.target, subject.pair.model, explanation.label, explanation.reason))
+        labels.append((subject.key.target, subject.key.model, explanation.label, explanation.reason))
     return Report(cards, tuple(labels))

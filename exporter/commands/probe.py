@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exporter.commands.console import figures, live_line, open_console, print_reading
+from exporter.commands.console import live_line, open_console, print_reading, reading_json
 from exporter.commands.gpus import CARD_COLUMNS, LABEL_COLUMNS, describe
 from exporter.errors import ProbeError, Reason
 from exporter.gpu.base import GpuMonitor, open_gpu_monitor
@@ -25,17 +25,11 @@ from exporter.ollama.error_mapping import probe_error
 from exporter.plan import ModelKey, ModelPlan, TargetPlan
 from exporter.probing.prober import Prober
 from exporter.probing.target import discover
-from exporter.reading import Reading, SkipReason
+from exporter.reading import Reading
 
 __all__ = ["calibrate", "open_console", "probe", "show_gpus"]
 
 log = logging.getLogger(__name__)
-
-SKIPS = {
-    SkipReason.UNLOADED: "the model is not loaded, and `when_unloaded: skip` says to leave it so",
-    SkipReason.OCCUPIED: "another model is loaded, which loading this one might evict; "
-    "`when_unloaded: load` loads it all the same",
-}
 
 
 @contextlib.asynccontextmanager
@@ -102,7 +96,7 @@ async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool
 
 
 async def _probe_one(prober: Prober, plan: ModelPlan, *, reference: bool, as_json: bool, console: Console) -> bool:
-    pair, chunks = prober.target.pair(plan), ChunkRecorder()
+    pair, chunks = prober.target.key(plan), ChunkRecorder()
     try:
         async with live_line(console, f"{pair.model} on {pair.target}", lambda: len(chunks.times)):
             outcome = await prober.probe(plan, chunks=chunks, bare=reference)
@@ -111,14 +105,14 @@ async def _probe_one(prober: Prober, plan: ModelPlan, *, reference: bool, as_jso
         return False
     if not isinstance(outcome, Reading):
         if as_json:
-            _print_json(pair, skipped=outcome, remedy=SKIPS[outcome])
+            _print_json(pair, skipped=outcome, remedy=outcome.text)
         else:
-            console.print(Text(f"{pair.model} on {pair.target} was skipped ({outcome}): {SKIPS[outcome]}"))
+            console.print(Text(f"{pair.model} on {pair.target} was skipped ({outcome}): {outcome.text}"))
         return False
-    if reference and outcome.words is not None:
-        outcome = replace(outcome, words=len(outcome.text.split()))
+    if reference and outcome.figures.words is not None:
+        outcome = replace(outcome, figures=replace(outcome.figures, words=len(outcome.text.split())))
     if as_json:
-        _print_json(pair, **figures(outcome))
+        _print_json(pair, **reading_json(outcome))
     else:
         print_reading(console, pair, outcome)
     return True
@@ -167,7 +161,7 @@ async def calibrate(targets: Sequence[TargetPlan], *, runs: int, console: Consol
 
 
 async def _calibrate_one(prober: Prober, plan: ModelPlan, runs: int, console: Console) -> Calibration:
-    pair, rates = prober.target.pair(plan), []
+    pair, rates = prober.target.key(plan), []
     for run in range(1, runs + 1):
         chunks = ChunkRecorder()
         label = f"{pair.model} on {pair.target}, run {run} of {runs}"
@@ -178,13 +172,19 @@ async def _calibrate_one(prober: Prober, plan: ModelPlan, runs: int, console: Co
             _tell_failure(console, pair, error)
             continue
         if not isinstance(outcome, Reading):
-            console.print(Text(f"{label}: skipped ({outcome}): {SKIPS[outcome]}"))
+            console.print(Text(f"{label}: skipped ({outcome}): {outcome.text}"))
             continue
         beside = outcome.contended.get("gpu") or outcome.contended.get("model")
-        note = "not counted: the stream was cut" if outcome.truncated else "not counted: contended" if beside else ""
+        note = (
+            "not counted: the stream was cut"
+            if outcome.figures.truncated
+            else "not counted: contended"
+            if beside
+            else ""
+        )
         if not note:
-            rates.append(outcome.decode_tokens_per_second)
-        console.print(Text(f"{label}: {outcome.decode_tokens_per_second:.1f} tokens/s {note}".rstrip()))
+            rates.append(outcome.figures.decode_tokens_per_second)
+        console.print(Text(f"{label}: {outcome.figures.decode_tokens_per_second:.1f} tokens/s {note}".rstrip()))
     return Calibration(pair, plan.model, tuple(rates))
 
 

@@ -43,7 +43,7 @@ class Card:
 class ProbedModel:
     """What is known of a model that is about to be probed."""
 
-    pair: ModelKey
+    key: ModelKey
     local: bool
     """Whether its server runs on this machine."""
     configured: str | None
@@ -88,7 +88,7 @@ class GpuMonitor(Protocol):
     async def explain(self, subject: ProbedModel) -> Explanation:
         """Return how the label would be chosen from what can be seen now, without a probe."""
 
-    def forget(self, pair: ModelKey) -> None:
+    def forget(self, key: ModelKey) -> None:
         """Drop what is remembered of a pair that left the configuration."""
 
     async def close(self) -> None:

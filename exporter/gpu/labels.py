@@ -45,7 +45,7 @@ def choose(verdict: Attribution, subject: ProbedModel, names: Sequence[str], *, 
 
 @dataclass(slots=True)
 class Remembered:
-    """What holds of one pair, and what the newest probe said against it."""
+    """What holds of one key, and what the newest probe said against it."""
 
     holds: Attribution
     against: Attribution | None = None
@@ -53,24 +53,24 @@ class Remembered:
 
 @dataclass(slots=True)
 class Labels:
-    """What was observed of each pair. It holds until evidence of two probes, or a changed runner, overturns it."""
+    """What was observed of each key. It holds until evidence of two probes, or a changed runner, overturns it."""
 
     remembered: dict[ModelKey, Remembered] = field(default_factory=dict)
 
-    def settle(self, pair: ModelKey, verdict: Attribution) -> Attribution:
+    def settle(self, key: ModelKey, verdict: Attribution) -> Attribution:
         """Take a probe's verdict and return the one that holds. A fall to the CPU holds at once."""
-        past = self.remembered.get(pair)
+        past = self.remembered.get(key)
         if verdict.cards is None:
             return past.holds if past else verdict
         if past is None or self._overturns(past, verdict):
-            self.remembered[pair] = Remembered(verdict)
+            self.remembered[key] = Remembered(verdict)
             return verdict
         past.against = verdict
         return past.holds
 
-    def forget(self, pair: ModelKey) -> None:
-        """Drop what is remembered of a pair."""
-        self.remembered.pop(pair, None)
+    def forget(self, key: ModelKey) -> None:
+        """Drop what is remembered of a key."""
+        self.remembered.pop(key, None)
 
     @staticmethod
     def _overturns(past: Remembered, verdict: Attribution) -> bool:

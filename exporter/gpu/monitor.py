@@ -111,10 +111,10 @@ class NvidiaMonitor:
         choice = self._choose(verdict, subject)
         return Explanation(label=choice.label, reason=choice.reason)
 
-    def forget(self, pair: ModelKey) -> None:
-        """Drop what was observed of a pair."""
-        self._labels.forget(pair)
-        self._told.pop(pair, None)
+    def forget(self, key: ModelKey) -> None:
+        """Drop what was observed of a key."""
+        self._labels.forget(key)
+        self._told.pop(key, None)
 
     async def close(self) -> None:
         """End the sampling and let the driver go."""
@@ -145,11 +145,11 @@ class NvidiaMonitor:
     def observe(self, subject: ProbedModel, evidence: Evidence | None) -> GpuObservation:
         """Return what the evidence of a probe says, in the light of the probes before."""
         verdict = attribute(evidence, subject) if evidence else UNANSWERED
-        choice = self._choose(self._labels.settle(subject.pair, verdict), subject)
-        if self._told.get(subject.pair) != choice.label:
-            self._told[subject.pair] = choice.label
+        choice = self._choose(self._labels.settle(subject.key, verdict), subject)
+        if self._told.get(subject.key) != choice.label:
+            self._told[subject.key] = choice.label
             self._log.info(
-                "gpu of %s on %s: %s (%s)", subject.pair.model, subject.pair.target, choice.label, choice.reason
+                "gpu of %s on %s: %s (%s)", subject.key.model, subject.key.target, choice.label, choice.reason
             )
         uuids = tuple(self._nvml.fixed[number].card.uuid for number in choice.cards)
         if evidence is None:

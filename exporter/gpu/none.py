@@ -50,7 +50,7 @@ class NoGpuMonitor:
         """Return the claim and what it rests on."""
         return claim(subject)
 
-    def forget(self, pair: ModelKey) -> None:
+    def forget(self, key: ModelKey) -> None:
         """Remember nothing, so forget nothing."""
 
     async def close(self) -> None:

@@ -7,7 +7,6 @@ encoders take some 2.7 ms for a thousand series; here a sample line is written o
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,28 +92,16 @@ class Family(Generic[S]):
         unit = _UNIT.search(self.stem)
         return Metric(self.stem, self.help, self.kind, unit[1] if unit and self.kind != "info" else "")
 
-    def told(self, source: S) -> Iterator[Point]:
-        """Yield the source's points, each checked.
-
-        Raises ValueError for a value that must never be shown: not a number, infinite or negative.
-        """
-        try:
-            points = list(self.points.of(source))
-        except OverflowError as error:
-            raise ValueError(f"{self.name} is beyond any number: {error}; nothing was updated") from error
-        for suffix, own, value in points:
-            yield suffix, own, _checked(self.name + suffix, value)
-
     def samples(self, labels: Labels, source: S) -> Iterator[Sample]:
-        """Yield the points as prometheus_client's samples. Raises as `told` does."""
-        for suffix, own, value in self.told(source):
+        """Yield the points as prometheus_client's samples."""
+        for suffix, own, value in self.points.of(source):
             encodable = {name: _encodable(text) for name, text in {**labels, **own}.items()}
-            yield Sample(self.name + suffix, encodable, value)
+            yield Sample(self.name + suffix, encodable, float(value))
 
     def lines(self, labels: str, source: S) -> bytes:
-        """Return the points as lines, which are the same in both formats; `labels` are written. Raises as `told`."""
+        """Return the points as lines, which are the same in both formats. `labels` are rendered already."""
         text = ""
-        for suffix, own, value in self.told(source):
+        for suffix, own, value in self.points.of(source):
             more = write_labels(own)
             comma = "," if labels and more else ""
             text += f"{self.name}{suffix}{{{labels}{comma}{more}}} {number(value)}\n"
@@ -126,17 +113,6 @@ def number(value: float) -> str:
     """Return a number as both formats write it."""
     text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
     return text
-
-
-def _checked(name: str, value: float) -> float:
-    try:
-        checked = float(value)
-    except (OverflowError, TypeError, ValueError):
-        checked = math.nan
-    if not 0 <= checked < math.inf:
-        shown = repr(value)[:40]
-        raise ValueError(f"{name} would be {shown}: only finite numbers from 0 up are told; nothing was updated")
-    return checked
 
 
 def _encodable(text: str) -> str:
@@ -192,7 +168,7 @@ def assemble(families: Sequence[Family[S]], blocks: Sequence[Block[S]]) -> Itera
             yield CachedMetric(family, index, blocks)
 
 
-class Isolated:
+class IsolatedCollector:
     """A collector that may fail: it then costs its own series, is reported once per outage, and counted each time."""
 
     def __init__(self, collector: Collector, failed: Callable[[str], None]) -> None:

@@ -15,50 +15,12 @@ from exporter.errors import ProbeError, Reason
 from exporter.ollama.error_mapping import answer_error, map_error, probe_error
 from exporter.ollama.transport import TargetAuth, TargetTransport, no_cookies, request_timeout
 from exporter.plan import TargetPlan
+from exporter.reading import InstalledModel, LoadedModel
 
 ANSWER_SECONDS = 5.0
 """How long the server may take to say something of itself."""
 
 _FROM = re.compile(r"^FROM .*sha256-([0-9a-f]{64})", re.MULTILINE)
-
-
-def full_name(model: str) -> str:
-    """Return a model's name with its tag, lower case as Ollama compares it; `latest` is the default tag."""
-    name = model.lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
-    return name if ":" in name.rsplit("/", 1)[-1] else f"{name}:latest"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstalledModel:
-    """An entry of `/api/tags`; empty or None is what the server did not say."""
-
-    name: str
-    digest: str
-    size_bytes: int | None
-    family: str
-    parameter_size: str
-    quantization: str
-    can_generate: bool | None
-    cloud: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
-    """An entry of `/api/ps`."""
-
-    name: str
-    size_bytes: int | None
-    size_vram_bytes: int | None
-    """What the server claims to have put on a GPU: absent means 0. It can be wrong."""
-    context_length: int | None
-    expires_at: datetime | None
-
-    @property
-    def gpu_ratio(self) -> float | None:
-        """Return `size_vram / size`, at most 1."""
-        if not self.size_bytes or self.size_vram_bytes is None:
-            return None
-        return min(self.size_vram_bytes / self.size_bytes, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import ollama
 import pydantic
 from ollama._types import RequestError
 
-from exporter.errors import REMEDIES, ProbeError, Reason
+from exporter.errors import ProbeError, Reason
 
 DETAIL_CHARACTERS_MAX = 300
 Redact = Callable[[str], str]
@@ -118,7 +118,7 @@ def error_text(body: str) -> str:
 
 def probe_error(reason: Reason, detail: str, remedy: str | None = None) -> ProbeError:
     """Return the error with the reason's own remedy, unless a better one is known."""
-    return ProbeError(reason, " ".join(detail.split())[:DETAIL_CHARACTERS_MAX], remedy or REMEDIES[reason])
+    return ProbeError(reason, " ".join(detail.split())[:DETAIL_CHARACTERS_MAX], remedy)
 
 
 def answer_error(status: int, body: str, redact: Redact = str) -> ProbeError:

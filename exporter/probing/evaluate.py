@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from exporter.errors import Reason
 from exporter.ollama.error_mapping import probe_error
-from exporter.reading import Answer, Stages
+from exporter.reading import Answer, Figures, Stages
 
 TOKENS_MIN = 16
 """Fewer tokens are no measurement: `eval_count / eval_duration` reads 7 % high at 16, and worse below."""
@@ -24,21 +23,6 @@ _SHOWN_CHARACTERS_MAX = 40
 _NANOSECONDS = 1e9
 _DURATION_MAX = 10**15  # ns, eleven days: no request lasts so long
 _RATE_MAX = 100_000.0  # tokens/s that no hardware reaches: a server that says so does not measure
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """What an answer measured; fields as in `Reading`."""
-
-    words: int | None
-    elapsed_seconds: float
-    decode_tokens_per_second: float
-    output_tokens: int | None
-    prompt_tokens: int | None
-    time_to_first_token_seconds: float
-    stages: Stages | None
-    truncated: bool
-    distinct_chunks_ratio: float
 
 
 def evaluate(answer: Answer) -> Figures:

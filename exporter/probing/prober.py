@@ -8,14 +8,14 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from exporter.errors import ProbeError, Reason
+from exporter.errors import ProbeError, Reason, SkipReason
 from exporter.gpu.base import GpuMonitor, ProbedModel
 from exporter.ollama.chain import ChunkRecorder, ReferenceChain
-from exporter.ollama.client import InstalledModel, LoadedModel, ModelFile, OllamaClient, full_name, read_time
+from exporter.ollama.client import ModelFile, OllamaClient, read_time
 from exporter.ollama.error_mapping import map_error, probe_error
-from exporter.plan import ModelPlan, TargetPlan
-from exporter.probing.evaluate import QUEUE_SECONDS, Figures, evaluate
-from exporter.reading import Answer, ContendedBy, GpuObservation, ModelInfo, Reading, SkipReason, Stages
+from exporter.plan import ModelPlan, TargetPlan, canonical_model_name
+from exporter.probing.evaluate import QUEUE_SECONDS, evaluate
+from exporter.reading import Answer, ContendedBy, Figures, GpuObservation, InstalledModel, LoadedModel, Reading, Stages
 
 JOINED_LOAD_SECONDS = 0.05
 """A load that took less joined one that somebody else had begun."""
@@ -114,8 +114,10 @@ class Prober:
         return probe_error(error.reason, error.detail, f"{error.remedy}; installed there: {shown}")
 
     async def _installed(self, plan: ModelPlan) -> InstalledModel | None:
-        name = full_name(plan.model)
-        return next((model for model in await self._server.installed() if full_name(model.name) == name), None)
+        name = canonical_model_name(plan.model)
+        return next(
+            (model for model in await self._server.installed() if canonical_model_name(model.name) == name), None
+        )
 
     async def _file(self, plan: ModelPlan, installed: InstalledModel | None) -> ModelFile | None:
         """Return the model's file where this machine's cards may run it: its blob tells the runner's process."""
@@ -134,7 +136,7 @@ class Prober:
 
     def _subject(self, plan: ModelPlan, model: LoadedModel | None, file: ModelFile | None) -> ProbedModel:
         return ProbedModel(
-            pair=self.target.pair(plan),
+            key=self.target.key(plan),
             local=self.target.local,
             configured=self.target.gpu,
             blob=file.blob if file else None,
@@ -189,9 +191,9 @@ class Prober:
 
 def split(loaded: tuple[LoadedModel, ...], model: str) -> tuple[tuple[LoadedModel, ...], LoadedModel | None]:
     """Return the other loaded models, and this one or None."""
-    name = full_name(model)
-    others = tuple(entry for entry in loaded if full_name(entry.name) != name)
-    return others, next((entry for entry in loaded if full_name(entry.name) == name), None)
+    name = canonical_model_name(model)
+    others = tuple(entry for entry in loaded if canonical_model_name(entry.name) != name)
+    return others, next((entry for entry in loaded if canonical_model_name(entry.name) == name), None)
 
 
 def others_ran(before: tuple[LoadedModel, ...], after: tuple[LoadedModel, ...] | None) -> bool | None:
@@ -246,29 +248,12 @@ def read(
         bandwidth = figures.decode_tokens_per_second * installed.size_bytes / peak
     return Reading(
         finished_at=time.time(),
-        gpu=observation.label,
-        uuids=observation.uuids,
-        words=figures.words,
-        elapsed_seconds=figures.elapsed_seconds,
-        decode_tokens_per_second=figures.decode_tokens_per_second,
-        output_tokens=figures.output_tokens,
-        prompt_tokens=figures.prompt_tokens,
-        time_to_first_token_seconds=figures.time_to_first_token_seconds,
-        stages=figures.stages,
+        figures=figures,
+        gpu=observation,
+        installed=installed or InstalledModel(),
+        loaded=model,
         model_load_seconds=load.seconds if load else None,
-        truncated=figures.truncated,
         contended=contended,
-        distinct_chunks_ratio=figures.distinct_chunks_ratio,
-        model_gpu_ratio=gpu_ratio,
-        gpu_state=observation.state,
         bandwidth_utilization_ratio=bandwidth,
-        model=ModelInfo(
-            digest=installed.digest if installed else "",
-            model_name=installed.name if installed else "",
-            family=installed.family if installed else "",
-            parameter_size=installed.parameter_size if installed else "",
-            quantization=installed.quantization if installed else "",
-            context_length=(model.context_length or 0) if model else 0,
-        ),
         text=answer.text,
     )

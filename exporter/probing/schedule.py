@@ -21,8 +21,8 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from exporter.errors import SkipReason
 from exporter.plan import ModelKey
-from exporter.reading import SkipReason
 
 CLOCK_CHECK_SECONDS = 5.0
 CLOCK_STEP_SECONDS = 1.0

@@ -10,14 +10,13 @@ from dataclasses import replace
 from time import monotonic
 from typing import Protocol
 
-from exporter.errors import ProbeError, Reason
+from exporter.errors import Failure, ProbeError, Reason, SkipReason
 from exporter.gpu.base import GpuMonitor
 from exporter.ollama.chain import ReferenceChain
-from exporter.ollama.client import InstalledModel, OllamaClient, full_name
-from exporter.ollama.error_mapping import probe_error
-from exporter.plan import ModelKey, ModelPlan, TargetPlan, short_name
+from exporter.ollama.client import OllamaClient
+from exporter.plan import ModelKey, ModelPlan, TargetPlan, canonical_model_name, model_label
 from exporter.probing.prober import Prober
-from exporter.reading import Reading, SkipReason
+from exporter.reading import InstalledModel, Reading
 
 CHECK_SECONDS = 30.0
 """How often a server is asked whether it is up, and what it has: at least once a minute, an answer's 5 s included."""
@@ -26,22 +25,22 @@ log = logging.getLogger(__name__)
 
 
 class ProbeObserver(Protocol):
-    """Who is told of what happens; `ProbeMetrics` is."""
+    """Receives the results of probes and checks; `StateStore` is one."""
 
-    def succeeded(self, pair: ModelKey, reading: Reading, run_seconds: float) -> None:
-        """Hear of a good probe."""
+    def probe_succeeded(self, key: ModelKey, reading: Reading, run_seconds: float) -> None:
+        """Record a successful probe."""
 
-    def failed(self, pair: ModelKey, reason: Reason, run_seconds: float) -> None:
-        """Hear of a failed probe."""
+    def probe_failed(self, key: ModelKey, failure: Failure, run_seconds: float) -> None:
+        """Record a failed probe."""
 
-    def cancelled(self, pair: ModelKey) -> None:
-        """Hear of a probe that was ended by a shutdown or a reload."""
+    def probe_cancelled(self, key: ModelKey) -> None:
+        """Record a probe that a shutdown or a reload cancelled."""
 
-    def skipped(self, pair: ModelKey, reason: SkipReason, count: int = 1) -> None:
-        """Hear of runs that measured nothing."""
+    def probe_skipped(self, key: ModelKey, reason: SkipReason, count: int = 1) -> None:
+        """Record due probes that were not run."""
 
-    def server_answered(self, target: str, version: str | None) -> None:
-        """Hear of a server's sign of life, or of its lack."""
+    def server_checked(self, target: str, version: str | None) -> None:
+        """Record a server's version, or None if it did not answer."""
 
 
 class Target:
@@ -51,14 +50,14 @@ class Target:
         self,
         plan: TargetPlan,
         gpus: GpuMonitor,
-        told: ProbeObserver,
+        observer: ProbeObserver,
         on_models: Callable[[Target, dict[ModelKey, ModelPlan]], Awaitable[None]],
     ) -> None:
         self.plan = plan
         self.models: dict[ModelKey, ModelPlan] = {}
-        self._told = told
+        self._observer = observer
         self._on_models = on_models
-        self._server = OllamaClient(plan, lambda version: told.server_answered(plan.name, version))
+        self._server = OllamaClient(plan, lambda version: observer.server_checked(plan.name, version))
         self._chain = ReferenceChain(plan, self._server.auth)
         self._prober = Prober(plan, self._server, self._chain, gpus)
         self._check: asyncio.Task[None] | None = None
@@ -66,7 +65,7 @@ class Target:
     async def start(self) -> None:
         """Take up the configured models, and begin to ask the server how it is."""
         if not isinstance(self.plan.models, str):
-            await self._follow({self.plan.pair(model): model for model in self.plan.models})
+            await self._follow(self.plan.listed_models())
         self._check = asyncio.create_task(self._keep_checking(), name=f"check {self.plan.name}")
 
     async def stop_checking(self) -> None:
@@ -88,25 +87,24 @@ class Target:
         try:
             outcome = await self._prober.probe(plan)
         except asyncio.CancelledError:
-            self._told.cancelled(pair)
+            self._observer.probe_cancelled(pair)
             raise
         except ProbeError as error:
-            self._tell_failure(pair, error, monotonic() - began)
+            self._record_failure(pair, error, monotonic() - began)
             return
         if isinstance(outcome, Reading):
-            try:
-                self._told.succeeded(pair, outcome, monotonic() - began)
-            except ValueError as error:  # a number that no metric can hold
-                self._tell_failure(pair, probe_error(Reason.PROTOCOL, str(error)), monotonic() - began)
-                return
-            fields |= {"gpu": outcome.gpu, "decode_tokens_per_second": round(outcome.decode_tokens_per_second, 2)}
+            self._observer.probe_succeeded(pair, outcome, monotonic() - began)
+            fields |= {
+                "gpu": outcome.gpu.label,
+                "decode_tokens_per_second": round(outcome.figures.decode_tokens_per_second, 2),
+            }
             log.info("probe succeeded", extra={"fields": fields})
         else:
-            self._told.skipped(pair, outcome)
+            self._observer.probe_skipped(pair, outcome)
             log.info("probe skipped", extra={"fields": fields | {"reason": outcome}})
 
-    def _tell_failure(self, pair: ModelKey, error: ProbeError, run_seconds: float) -> None:
-        self._told.failed(pair, error.reason, run_seconds)
+    def _record_failure(self, pair: ModelKey, error: ProbeError, run_seconds: float) -> None:
+        self._observer.probe_failed(pair, error.failure, run_seconds)
         told = {"reason": error.reason, "detail": error.detail, "remedy": error.remedy}
         fields = pair._asdict() | told
         if error.reason is Reason.INTERNAL:
@@ -146,10 +144,10 @@ async def discover(target: TargetPlan, server: OllamaClient) -> dict[ModelKey, M
     wanted = [model for model in await server.installed() if model.name]
     plan = target.defaults
     if target.models == "loaded":
-        loaded = {full_name(entry.name) for entry in await server.loaded()}
-        wanted = [model for model in wanted if full_name(model.name) in loaded]
+        loaded = {canonical_model_name(entry.name) for entry in await server.loaded()}
+        wanted = [model for model in wanted if canonical_model_name(model.name) in loaded]
         plan = replace(plan, when_unloaded="skip")  # following what users load never loads anything itself
-    names = sorted({short_name(model.name) for model in wanted if await _can_be_probed(model, server)})
+    names = sorted({model_label(model.name) for model in wanted if await _can_be_probed(model, server)})
     return {ModelKey(target.name, name): plan.of(name) for name in names}
 
 

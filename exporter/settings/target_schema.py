@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from exporter.plan import Discovery, ModelPlan, TargetPlan, WhenUnloaded, Workload, short_name
+from exporter.plan import Discovery, ModelPlan, TargetPlan, WhenUnloaded, Workload, model_label
 from exporter.settings.durations import Duration
 from exporter.settings.values import (
     CaFile,
@@ -173,7 +173,7 @@ class TargetSettings(_Overrides):
             raise ValueError(f"only one authorization can be sent: keep one of {', '.join(used)}")
         if self.tls and not self.url.url.startswith("https:"):
             raise ValueError("tls has no effect on an http URL: write https:// in url, or remove tls")
-        if not isinstance(self.models, str) and (twice := first_repeated(short_name(m.name) for m in self.models)):
+        if not isinstance(self.models, str) and (twice := first_repeated(model_label(m.name) for m in self.models)):
             raise ValueError(f"models: {twice!r} is listed twice (`:latest` does not count): remove one of them")
         return self
 

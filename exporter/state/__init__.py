@@ -1,1 +1,1 @@
-"""What is known of each probed model: counters and the last reading."""
+"""What is known of each probed model and server: counters, the last reading, the last failure."""

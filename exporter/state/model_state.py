@@ -1,43 +1,24 @@
-"""The book kept on each pair: frozen records, and what each event makes of them.
+"""One model's counters and last results: a frozen value, and what each event makes of it.
 
-Pure arithmetic. That runs = successes + failures + cancelled holds by construction: runs is never stored.
+Pure arithmetic. `runs = successes + failures + cancelled` holds by construction: `runs` is never stored.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from exporter.errors import Reason
+from exporter.errors import Failure, Reason, SkipReason
 from exporter.plan import ModelKey, ModelPlan
-from exporter.reading import Reading, SkipReason
-
-BUCKETS_SECONDS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Durations:
-    """A classic histogram of run durations."""
-
-    counts: tuple[int, ...] = (0,) * (len(BUCKETS_SECONDS) + 1)
-    """Cumulative, one per bucket; the last is the number of all."""
-    sum_seconds: float = 0.0
-
-    def with_(self, seconds: float) -> Durations:
-        """Return the histogram with one more observation. Raises ValueError unless it is finite and from 0 up."""
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"a run cannot have taken {seconds!r} seconds; nothing was updated")
-        bounds = (*BUCKETS_SECONDS, math.inf)
-        counts = tuple(count + (seconds <= bound) for count, bound in zip(self.counts, bounds, strict=True))
-        return Durations(counts, self.sum_seconds + seconds)
+from exporter.reading import Reading
+from exporter.state.histogram import DurationHistogram
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelState:
-    """All that is told of one pair."""
+    """Counters and last results of one model on one target."""
 
-    pair: ModelKey
+    key: ModelKey
     plan: ModelPlan
     successes: int = 0
     failures: Mapping[Reason, int] = field(default_factory=lambda: dict.fromkeys(Reason, 0))
@@ -46,82 +27,85 @@ class ModelState:
     generated_tokens: int = 0
     decode_seconds: float = 0.0
     gpu_consumed_joules: float = 0.0
-    durations: Durations = Durations()
+    durations: DurationHistogram = field(default_factory=DurationHistogram)
     success: bool | None = None
-    """The newest verdict; None before the first."""
-    failure: Reason | None = None
-    """Why the newest verdict was a failure."""
+    """Whether the last finished probe succeeded; None before the first."""
+    failure: Failure | None = None
+    """Why the last finished probe failed; None if it succeeded."""
     skip: SkipReason | None = None
-    """Why nothing was measured since the newest verdict."""
+    """Why the model was not probed since the last finished probe."""
     last_run: float | None = None
+    """Unix seconds of the last finished or skipped probe."""
     last_success: float | None = None
-    reading: Reading | None = None
-    """The newest good one, whether it is still shown or not."""
+    """Unix seconds."""
+    last_reading: Reading | None = None
+    """The last reading of the current workload, exposed or not."""
     read_at: float = 0.0
-    """When it came, by the monotonic clock."""
+    """When it was taken, in seconds of the monotonic clock."""
 
     @property
     def runs(self) -> int:
-        """Runs that began and ended."""
+        """Number of probes that were started and have ended."""
         return self.successes + sum(self.failures.values()) + self.cancelled
 
-    def shown(self, monotonic: float) -> Reading | None:
-        """Return the reading, unless the newest probe failed or it is older than 2 x interval + timeout."""
-        age_limit = 2 * self.plan.interval_seconds + self.plan.timeout_seconds
-        if not self.success or monotonic - self.read_at > age_limit:
+    def reading_at(self, monotonic: float) -> Reading | None:
+        """Return the last reading, or None if the last probe failed or it is older than 2 x interval + timeout."""
+        age_limit_seconds = 2 * self.plan.interval_seconds + self.plan.timeout_seconds
+        if not self.success or monotonic - self.read_at > age_limit_seconds:
             return None
-        return self.reading
+        return self.last_reading
 
     def with_plan(self, plan: ModelPlan) -> ModelState:
-        """Return the record under a new plan. Another workload withdraws the reading: rates compare within one only."""
+        """Return the state under a new plan. Another workload withdraws the reading."""
         same = plan.workload == self.plan.workload
-        return replace(self, plan=plan, reading=self.reading if same else None)
+        return replace(self, plan=plan, last_reading=self.last_reading if same else None)
 
     def with_success(self, reading: Reading, run_seconds: float, monotonic: float) -> ModelState:
-        """Return the record after a good probe. Truncated ones count as successes, but not in the sums."""
+        """Return the state after a successful probe. Truncated readings are successes, but do not add to the sums."""
         tokens, seconds, joules = 0, 0.0, 0.0
-        if not reading.truncated:
-            if reading.output_tokens is not None and reading.stages is not None:
-                tokens, seconds = reading.output_tokens, reading.stages.decode_seconds
-            if reading.gpu_state is not None:
-                joules = reading.gpu_state.energy_joules or 0.0
+        figures = reading.figures
+        if not figures.truncated:
+            if figures.output_tokens is not None and figures.stages is not None:
+                tokens, seconds = figures.output_tokens, figures.stages.decode_seconds
+            if reading.gpu.state is not None:
+                joules = reading.gpu.state.energy_joules or 0.0
         return replace(
             self,
             successes=self.successes + 1,
             generated_tokens=self.generated_tokens + tokens,
             decode_seconds=self.decode_seconds + seconds,
             gpu_consumed_joules=self.gpu_consumed_joules + joules,
-            durations=self.durations.with_(run_seconds),
+            durations=self.durations.observe(run_seconds),
             success=True,
             failure=None,
             skip=None,
             last_run=reading.finished_at,
             last_success=reading.finished_at,
-            reading=reading,
+            last_reading=reading,
             read_at=monotonic,
         )
 
-    def with_failure(self, reason: Reason, run_seconds: float, now: float) -> ModelState:
-        """Return the record after a probe that measured nothing."""
+    def with_failure(self, failure: Failure, run_seconds: float, now: float) -> ModelState:
+        """Return the state after a failed probe, which withdraws the reading."""
         return replace(
             self,
-            failures={**self.failures, reason: self.failures[reason] + 1},
-            durations=self.durations.with_(run_seconds),
+            failures={**self.failures, failure.reason: self.failures[failure.reason] + 1},
+            durations=self.durations.observe(run_seconds),
             success=False,
-            failure=reason,
+            failure=failure,
             skip=None,
             last_run=now,
         )
 
     def with_cancelled(self) -> ModelState:
-        """Return the record after a run that shutdown or reload ended: no verdict, so nothing else changes."""
+        """Return the state after a probe that shutdown or reload cancelled. It has no result, so all else stays."""
         return replace(self, cancelled=self.cancelled + 1)
 
     def with_skipped(self, reason: SkipReason, count: int, now: float) -> ModelState:
-        """Return the record after due runs that measured nothing.
+        """Return the state after `count` due probes that were skipped.
 
-        `unloaded` and `occupied` are runs that looked and left, so they set the time of the last run; `overlap` and
-        `late` are runs that never were.
+        A probe skipped as `unloaded` or `occupied` did look at the server, so it sets the time of the last run;
+        `overlap` and `late` ones never started.
         """
         skipped = {**self.skipped, reason: self.skipped[reason] + count}
         if reason in {SkipReason.UNLOADED, SkipReason.OCCUPIED}:
@@ -129,44 +113,23 @@ class ModelState:
         return replace(self, skipped=skipped)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One pair as people are shown it."""
+    """One model's state at one moment, as the status page and the terminal show it."""
 
-    pair: ModelKey
-    gpu: str | None
-    """Of the newest good reading, even a withdrawn one; None before it."""
+    state: ModelState
     reading: Reading | None
-    """The newest good one; None before it, and when it is withdrawn."""
+    """The exposed reading; None before the first, and once it is withdrawn."""
     age_seconds: float | None
-    """Of the reading."""
-    success: bool | None
-    """The newest verdict; None before the first."""
-    failure: Reason | None
-    """Why the newest probe failed."""
-    skip: SkipReason | None
-    """Why nothing was measured since the newest verdict."""
-    last_run: float | None
-    """Unix seconds."""
-    last_success: float | None
-    """Unix seconds."""
-    interval_seconds: float
-    expected_decode_tokens_per_second: float | None
+    """Of the exposed reading."""
+
+    @property
+    def gpu(self) -> str | None:
+        """The `gpu` label of the last reading, even of a withdrawn one; None before the first."""
+        return self.state.last_reading.gpu.label if self.state.last_reading else None
 
 
-def status_of(record: ModelState, monotonic: float) -> ModelStatus:
-    """Return a record's row at this time of the monotonic clock."""
-    reading = record.shown(monotonic)
-    return ModelStatus(
-        pair=record.pair,
-        gpu=record.reading.gpu if record.reading else None,
-        reading=reading,
-        age_seconds=monotonic - record.read_at if reading else None,
-        success=record.success,
-        failure=record.failure,
-        skip=record.skip,
-        last_run=record.last_run,
-        last_success=record.last_success,
-        interval_seconds=record.plan.interval_seconds,
-        expected_decode_tokens_per_second=record.plan.expected_decode_tokens_per_second,
-    )
+def status_at(state: ModelState, monotonic: float) -> ModelStatus:
+    """Return a model's status at this time of the monotonic clock."""
+    reading = state.reading_at(monotonic)
+    return ModelStatus(state, reading, monotonic - state.read_at if reading else None)

@@ -13,10 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
+from prometheus_client import CollectorRegistry
 
 from exporter.errors import SettingsError
 from exporter.metrics.exposition import Format, render
-from exporter.metrics.families import ProbeMetrics
+from exporter.state.store import StateStore
 from exporter.web.status_page import STYLE_HASH, page
 
 SHUTDOWN_SECONDS = 0.25
@@ -37,18 +38,20 @@ _log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_inf
 
 
 class WebServer:
-    """Serves one `ProbeMetrics` on any number of addresses. GET and HEAD alone are answered; nothing can be changed."""
+    """Serves metrics and status on any number of addresses. Only GET and HEAD are answered; nothing can be changed."""
 
     def __init__(
         self,
-        metrics: ProbeMetrics,
+        registry: CollectorRegistry,
+        state: StateStore,
         *,
         addresses: Sequence[tuple[str, int]],
         telemetry_path: str = "/metrics",
         ready: Callable[[], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._metrics = metrics
+        self._registry = registry
+        self._state = state
         self._addresses = addresses
         self._telemetry_path = telemetry_path
         self._ready = ready
@@ -99,7 +102,7 @@ class WebServer:
         return web.Response(body=body, headers=headers)
 
     def _exposition(self, format_: Format, names: frozenset[str], *, compressed: bool) -> bytes:
-        body = render(self._metrics.registry, format_, names)
+        body = render(self._registry, format_, names)
         return gzip.compress(body, _GZIP_LEVEL) if compressed else body
 
     async def _landing_page(self, _: web.Request) -> web.Response:
@@ -107,7 +110,7 @@ class WebServer:
         return web.Response(body=body, content_type="text/html", charset="utf-8")
 
     def _page(self) -> bytes:
-        return page(self._metrics.rows(), self._telemetry_path, self._clock()).encode(errors="replace")
+        return page(self._state.statuses(), self._telemetry_path, self._clock()).encode(errors="replace")
 
     async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

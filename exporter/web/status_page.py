@@ -11,8 +11,7 @@ from importlib.resources import files
 from string import Template
 
 from exporter import __version__
-from exporter.errors import REMEDIES, Reason
-from exporter.reading import Reading, SkipReason
+from exporter.reading import Reading
 from exporter.state.model_state import ModelStatus
 
 _SOURCE = files("exporter.web").joinpath("status_page.html").read_text(encoding="utf-8")
@@ -26,10 +25,6 @@ _HEAD = (
     "<thead><tr><th>Model<th>GPU<th class=number>Decode<br>tokens/s<th class=number>Reference<br>words/s"
     "<th class=number>First token<br>seconds<th>State</tr></thead>"
 )
-_SKIPS = {
-    SkipReason.UNLOADED: "the model is not loaded",
-    SkipReason.OCCUPIED: "another model is loaded, which loading this one might evict",
-}
 NOTHING = "&ndash;"
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
@@ -51,18 +46,18 @@ def page(rows: Sequence[ModelStatus], telemetry_path: str, now: float) -> str:
 
 def _summary(rows: Sequence[ModelStatus]) -> str:
     live = sum(row.reading is not None for row in rows)
-    failing = sum(row.success is False for row in rows)
+    failing = sum(row.state.success is False for row in rows)
     return f"{len(rows)} {'model' if len(rows) == 1 else 'models'}, {live} with a live reading, {failing} failing"
 
 
 def _row(row: ModelStatus, now: float) -> str:
     reading = row.reading
     cells = [
-        f"<td><span class=name>{escape(row.pair.model)}</span><small>on {escape(row.pair.target)}</small>",
+        f"<td><span class=name>{escape(row.state.key.model)}</span><small>on {escape(row.state.key.target)}</small>",
         f'<td class=gpu data-label="GPU">{escape(row.gpu)}' if row.gpu else f'<td class="gpu nothing">{NOTHING}',
-        _number("Decode tokens/s", reading.decode_tokens_per_second if reading else None, _expected(row)),
-        _number("Reference words/s", reading.tokens_per_second if reading else None),
-        _number("First token (s)", reading.time_to_first_token_seconds if reading else None, digits=3),
+        _number("Decode tokens/s", reading.figures.decode_tokens_per_second if reading else None, _expected(row)),
+        _number("Reference words/s", reading.figures.tokens_per_second if reading else None),
+        _number("First token (s)", reading.figures.time_to_first_token_seconds if reading else None, digits=3),
         f"<td class=state>{_state(row, now)}",
     ]
     return f"<tr>{''.join(cells)}</tr>"
@@ -75,37 +70,37 @@ def _number(label: str, value: float | None, note: str = "", *, digits: int = 1)
 
 
 def _expected(row: ModelStatus) -> str:
-    expected = row.expected_decode_tokens_per_second
+    expected = row.state.plan.expected_decode_tokens_per_second
     return "" if expected is None else f"<small>of {expected:,.1f}</small>"
 
 
 def _state(row: ModelStatus, now: float) -> str:
     """Return what is known, then what of it is old, then why nothing newer is."""
-    skipped = f"<small>last run skipped: {_SKIPS[row.skip]}</small>" if row.skip else ""
-    if row.failure:
+    skipped = f"<small>last run skipped: {_code(row.state.skip.text)}</small>" if row.state.skip else ""
+    if row.state.failure:
         return (
-            f"<span class=bad>failing: {row.failure}</span>, {_ago(now, row.last_run)}"
-            f"<small>{_remedy(row.failure)}</small>{_last_good(row, now)}{skipped}"
+            f"<span class=bad>failing: {row.state.failure.reason}</span>, {_ago(now, row.state.last_run)}"
+            f"<small>{_code(row.state.failure.remedy)}</small>{_last_good(row, now)}{skipped}"
         )
     if row.reading is not None and row.age_seconds is not None:
         notes = "".join(f"<small>{note}</small>" for note in _notes(row.reading))
         return f"<span class=good>measured</span> {_span(row.age_seconds)} ago{notes}{skipped}"
-    if row.success:
+    if row.state.success:
         return f"<span class=wait>withdrawn</span>: too old, or of another workload{_last_good(row, now)}{skipped}"
     return f"<span class=wait>not measured yet</span>{skipped}"
 
 
-def _remedy(reason: Reason) -> str:
-    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(REMEDIES[reason]))
+def _code(text: str) -> str:
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _last_good(row: ModelStatus, now: float) -> str:
-    return "" if row.last_success is None else f"<small>last good {_ago(now, row.last_success)}</small>"
+    return "" if row.state.last_success is None else f"<small>last good {_ago(now, row.state.last_success)}</small>"
 
 
 def _notes(reading: Reading) -> list[str]:
     notes = []
-    if reading.truncated:
+    if reading.figures.truncated:
         notes.append("cut off before its end; rates by this program's clock")
     if others := [str(by) for by, seen in reading.contended.items() if seen]:
         notes.append(f"beside other work ({', '.join(others)})")

@@ -1,48 +1,48 @@
 """The golden expositions: every metric with its HELP, TYPE and labels, for tests and for readers.
 
-Written anew by `PYTHONPATH=tests python -m golden.write`.
+Rewritten by `make golden`.
 """
 
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
-from support.readings import CARD, FULL, PLAN, TRUNCATED
+from support.readings import CARD, FAILURE, FULL, PLAN, TRUNCATED
 
 from exporter import __version__
-from exporter.errors import Reason
+from exporter.errors import SkipReason
+from exporter.metrics.collector import ProbeCollector
 from exporter.metrics.exposition import Format, render
-from exporter.metrics.families import ProbeMetrics
 from exporter.plan import ModelKey
-from exporter.reading import SkipReason
+from exporter.state.store import StateStore
 
 FILES = {Format.TEXT: "metrics.txt", Format.OPENMETRICS: "openmetrics.txt"}
 HERE = Path(__file__).parent
 
 
-def tell_all(metrics: ProbeMetrics) -> None:
-    """Tell of a pair with a full reading, one cut off on the CPU, one that fails, one that was not run yet."""
-    pairs = {model: ModelKey("gpu-a", model) for model in ("llama3.1", "slow", "failing", "fresh")}
-    for model, pair in pairs.items():
-        metrics.add_pair(pair, PLAN if model == "llama3.1" else replace(PLAN.of(model)))
-    metrics.server_answered("gpu-a", "0.13.0")
-    metrics.server_answered("gpu-b", None)
-    metrics.set_cards((CARD,))
-    metrics.succeeded(pairs["llama3.1"], FULL, 6.5)
-    metrics.succeeded(pairs["slow"], TRUNCATED, 120.5)
-    metrics.succeeded(pairs["failing"], FULL, 4.0)
-    metrics.failed(pairs["failing"], Reason.STALLED, 0.5)
-    metrics.cancelled(pairs["failing"])
-    metrics.skipped(pairs["fresh"], SkipReason.LATE, 2)
+def record_all(store: StateStore) -> None:
+    """Record a model with a full reading, one truncated on the CPU, one that fails and one not probed yet."""
+    keys = {model: ModelKey("gpu-a", model) for model in ("llama3.1", "slow", "failing", "fresh")}
+    for model, key in keys.items():
+        store.add_model(key, PLAN if model == "llama3.1" else PLAN.of(model))
+    store.server_checked("gpu-a", "0.13.0")
+    store.server_checked("gpu-b", None)
+    store.probe_succeeded(keys["llama3.1"], FULL, 6.5)
+    store.probe_succeeded(keys["slow"], TRUNCATED, 120.5)
+    store.probe_succeeded(keys["failing"], FULL, 4.0)
+    store.probe_failed(keys["failing"], FAILURE, 0.5)
+    store.probe_cancelled(keys["failing"])
+    store.probe_skipped(keys["fresh"], SkipReason.LATE, 2)
 
 
 def expositions() -> dict[Format, str]:
-    """Return the scene in each format, versions and library metrics apart."""
+    """Return the exposition in each format, without versions and runtime metrics."""
     registry = CollectorRegistry()
-    tell_all(ProbeMetrics(registry, clock=lambda: 1_700_000_900.0, monotonic=lambda: 0.0, collectors=()))
+    store = StateStore(clock=lambda: 1_700_000_900.0, monotonic=lambda: 0.0)
+    ProbeCollector(store, registry, collectors=()).set_cards((CARD,))
+    record_all(store)
     versions = {f'version="{__version__}"': 'version="x.y.z"', f'python="{platform.python_version()}"': 'python="3.x"'}
     texts = {}
     for format_ in Format:

@@ -1,12 +1,22 @@
-"""Values that several tests need: a plan, a full reading, one cut off."""
+"""Values that several tests need: a plan, a full reading, a truncated one, a failure."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from exporter.errors import Failure, Reason
 from exporter.gpu.base import Card
 from exporter.plan import ModelPlan, Workload
-from exporter.reading import GpuState, ModelInfo, Reading, Stages, ThrottleReason
+from exporter.reading import (
+    Figures,
+    GpuObservation,
+    GpuState,
+    InstalledModel,
+    LoadedModel,
+    Reading,
+    Stages,
+    ThrottleReason,
+)
 
 WORKLOAD = Workload(
     template="Question: {question}",
@@ -29,56 +39,64 @@ PLAN = ModelPlan(
 
 FULL = Reading(
     finished_at=1_700_000_000.25,
-    gpu="NVIDIA GeForce RTX 3090",
-    uuids=("GPU-11111111-2222-3333-4444-555555555555",),
-    words=187,
-    elapsed_seconds=2.75,
-    decode_tokens_per_second=102.4,
-    output_tokens=256,
-    prompt_tokens=46,
-    time_to_first_token_seconds=0.125,
-    stages=Stages(queue_seconds=0.004, load_seconds=0.046, prefill_seconds=0.0625, decode_seconds=2.5),
-    model_load_seconds=3.5,
-    truncated=False,
-    contended={"queue": False, "model": False, "gpu": True},
-    distinct_chunks_ratio=0.5,
-    model_gpu_ratio=1.0,
-    gpu_state=GpuState(
-        energy_joules=800.0,
-        power_watts=320.0,
-        clock_hertz=1.695e9,
-        clock_max_hertz=2.1e9,
-        temperature_celsius=71.0,
-        utilization_ratio=0.97,
-        throttled_ratio={**dict.fromkeys(ThrottleReason, 0.0), ThrottleReason.SW_POWER_CAP: 0.25},
+    figures=Figures(
+        words=187,
+        elapsed_seconds=2.75,
+        decode_tokens_per_second=102.4,
+        output_tokens=256,
+        prompt_tokens=46,
+        time_to_first_token_seconds=0.125,
+        stages=Stages(queue_seconds=0.004, load_seconds=0.046, prefill_seconds=0.0625, decode_seconds=2.5),
+        truncated=False,
+        distinct_chunks_ratio=0.5,
     ),
-    bandwidth_utilization_ratio=0.53,
-    model=ModelInfo(
+    gpu=GpuObservation(
+        label="NVIDIA GeForce RTX 3090",
+        uuids=("GPU-11111111-2222-3333-4444-555555555555",),
+        state=GpuState(
+            energy_joules=800.0,
+            power_watts=320.0,
+            clock_hertz=1.695e9,
+            clock_max_hertz=2.1e9,
+            temperature_celsius=71.0,
+            utilization_ratio=0.97,
+            throttled_ratio={**dict.fromkeys(ThrottleReason, 0.0), ThrottleReason.SW_POWER_CAP: 0.25},
+        ),
+    ),
+    installed=InstalledModel(
+        name="llama3.1:latest",
         digest="46e0c10c039e",
-        model_name="llama3.1:latest",
         family="llama",
         parameter_size="8.0B",
         quantization="Q4_K_M",
-        context_length=4096,
     ),
+    loaded=LoadedModel(name="llama3.1:latest", size_bytes=8, size_vram_bytes=8, context_length=4096),
+    model_load_seconds=3.5,
+    contended={"queue": False, "model": False, "gpu": True},
+    bandwidth_utilization_ratio=0.53,
 )
+"""Everything is known."""
 
 TRUNCATED = replace(
     FULL,
-    gpu="cpu",
-    uuids=(),
-    words=60,
-    elapsed_seconds=120.0,
-    decode_tokens_per_second=2.0,
-    output_tokens=None,
-    stages=None,
+    figures=replace(
+        FULL.figures,
+        words=60,
+        elapsed_seconds=120.0,
+        decode_tokens_per_second=2.0,
+        output_tokens=None,
+        stages=None,
+        truncated=True,
+    ),
+    gpu=GpuObservation(label="cpu"),
+    loaded=LoadedModel(name="llama3.1:latest", size_bytes=8, size_vram_bytes=0, context_length=4096),
     model_load_seconds=None,
-    truncated=True,
     contended={},
-    model_gpu_ratio=0.0,
-    gpu_state=None,
     bandwidth_utilization_ratio=None,
 )
+"""The stream was cut at its deadline, on the CPU."""
+
+FAILURE = Failure(Reason.STALLED, "nothing arrived for 30 s", "See Ollama's log.")
 
 CARD = Card(
     uuid="GPU-11111111-2222-3333-4444-555555555555",

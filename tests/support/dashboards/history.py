@@ -19,12 +19,14 @@ from prometheus_client import CollectorRegistry
 from support import programs
 from support.readings import CARD, FULL, PLAN
 
-from exporter.errors import Reason
+from exporter.errors import Failure, Reason, SkipReason
+from exporter.metrics.collector import ProbeCollector, runtime_collectors
 from exporter.metrics.exposition import Format, render
-from exporter.metrics.families import ProbeMetrics, runtime_collectors
 from exporter.plan import ModelKey, ModelPlan
-from exporter.reading import CPU, GpuState, ModelInfo, Reading, SkipReason, Stages, ThrottleReason
+from exporter.reading import CPU, Figures, GpuObservation, GpuState, Reading, Stages, ThrottleReason
+from exporter.state.store import StateStore
 
+FAILURE = Failure(Reason.CONNECT, "connection refused", Reason.CONNECT.remedy)
 JOB = "ollama-throughput"
 INTERVAL = 900
 HOUR, DAY = 3600, 86400
@@ -84,20 +86,22 @@ class Exporter:
     end: float
     random: random.Random
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    metrics: ProbeMetrics = field(init=False)
+    store: StateStore = field(init=False)
+    collector: ProbeCollector = field(init=False)
     process: bytes = b""
 
     def __post_init__(self) -> None:
         """Register the pairs and the card, as the daemon does at start."""
-        self.metrics = ProbeMetrics(self.registry, clock=lambda: self.at, monotonic=lambda: self.at, collectors=())
+        self.store = StateStore(clock=lambda: self.at, monotonic=lambda: self.at)
+        self.collector = ProbeCollector(self.store, self.registry, collectors=())
         program = CollectorRegistry()
         for collector in runtime_collectors():
             program.register(collector)
         self.process = render(program, Format.OPENMETRICS)
-        self.metrics.set_cards((self.card("550.54.15"),))
-        self.metrics.server_answered(self.target, "0.12.6")
+        self.collector.set_cards((self.card("550.54.15"),))
+        self.store.server_checked(self.target, "0.12.6")
         for model in self.models:
-            self.metrics.add_pair(ModelKey(self.target, model.name), self.plan(model))
+            self.store.add_model(ModelKey(self.target, model.name), self.plan(model))
 
     def card(self, driver: str) -> Any:
         """Return the machine's card."""
@@ -116,12 +120,13 @@ class Exporter:
             pair = ModelKey(self.target, model.name)
             event = "" if self.healthy else self.event(model, number)
             if event == "down":
-                self.metrics.failed(pair, Reason.CONNECT, 5.0)
+                self.store.probe_failed(pair, FAILURE, 5.0)
             elif event == "occupied":
-                self.metrics.skipped(pair, SkipReason.OCCUPIED)
+                self.store.probe_skipped(pair, SkipReason.OCCUPIED)
             else:
                 reading = self.reading(model, event)
-                self.metrics.succeeded(pair, reading, reading.elapsed_seconds + 0.3 + (reading.model_load_seconds or 0))
+                seconds = reading.figures.elapsed_seconds + 0.3 + (reading.model_load_seconds or 0)
+                self.store.probe_succeeded(pair, reading, seconds)
 
     def rebooting(self) -> bool:
         """Whether nothing can be scraped: the machine starts again with another driver.
@@ -138,14 +143,14 @@ class Exporter:
         """Change what a server or a machine says of itself, at the scene's times."""
         left = self.left(number)
         if self.target == "gpu-b":
-            self.metrics.server_answered(self.target, "0.12.6" if left > 20 else "0.13.0")
+            self.store.server_checked(self.target, "0.12.6" if left > 20 else "0.13.0")
         if self.target == "gpu-c":
-            self.metrics.set_cards((self.card("550.54.15" if left > 16 else "570.86.10"),))
+            self.collector.set_cards((self.card("550.54.15" if left > 16 else "570.86.10"),))
             workload = replace(PLAN.workload, seed=42 if left > 11 else 43)
             for model in self.models:
-                self.metrics.add_pair(ModelKey(self.target, model.name), replace(self.plan(model), workload=workload))
+                self.store.add_model(ModelKey(self.target, model.name), replace(self.plan(model), workload=workload))
         if self.target == "gpu-d":
-            self.metrics.server_answered(self.target, None if 7 < left < 8.5 else "0.12.6")
+            self.store.server_checked(self.target, None if 7 < left < 8.5 else "0.12.6")
 
     def event(self, model: Model, number: int) -> str:
         """Return what befalls a probe."""
@@ -192,31 +197,28 @@ class Exporter:
             if self.healthy or model.name != "qwen3:14b" or self.at < self.end - 30 * HOUR
             else "bdbd181c33f2"
         )
-        return replace(
-            FULL,
-            finished_at=self.at,
-            gpu=CPU if off else model.gpu,
-            uuids=() if off else (self.card("").uuid,),
+        figures = Figures(
             words=int(rate * decode * words / tokens) if cut else words,
             elapsed_seconds=decode + first,
             decode_tokens_per_second=rate,
             output_tokens=None if cut else tokens,
+            prompt_tokens=46,
             time_to_first_token_seconds=first,
             stages=None if cut else stages,
-            model_load_seconds=4.2 if event in {"warm", CPU} and self.random.random() < 0.3 else None,
             truncated=cut,
+            distinct_chunks_ratio=0.5,
+        )
+        return replace(
+            FULL,
+            finished_at=self.at,
+            figures=figures,
+            gpu=GpuObservation(label=CPU)
+            if off
+            else GpuObservation(label=model.gpu, uuids=(self.card("").uuid,), state=state),
+            model_load_seconds=4.2 if event in {"warm", CPU} and self.random.random() < 0.3 else None,
             contended={"queue": False} if off else {"queue": False, "model": event == "shared", "gpu": False},
-            model_gpu_ratio=1.0,
-            gpu_state=None if off else state,
             bandwidth_utilization_ratio=None if off else rate * model.gigabytes * 1e9 / model.peak_bandwidth,
-            model=ModelInfo(
-                digest=digest,
-                model_name=model.name,
-                family=model.name[:5],
-                parameter_size="8.0B",
-                quantization="Q4_K_M",
-                context_length=4096,
-            ),
+            installed=replace(FULL.installed, name=model.name, digest=digest, family=model.name[:5]),
         )
 
 

@@ -1,0 +1,80 @@
+"""The state of everything that is probed, in one place: probing writes it, metrics and pages read it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from exporter.errors import Failure, SkipReason
+from exporter.plan import ModelKey, ModelPlan
+from exporter.reading import Reading
+from exporter.state.model_state import ModelState, ModelStatus, status_at
+
+
+class StateStore:
+    """Holds one frozen `ModelState` per model, and each server's version.
+
+    Every event replaces a model's state as a whole, so a reader in any thread sees a consistent one. Events come from
+    one thread. An event of a model that has been removed is dropped: it is the end of a probe that a reload outlived.
+    """
+
+    def __init__(
+        self, *, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Create an empty store. `clock` returns Unix seconds."""
+        self._clock = clock
+        self.monotonic = monotonic
+        self._models: dict[ModelKey, ModelState] = {}
+        self._server_versions: dict[str, str | None] = {}
+
+    def add_model(self, key: ModelKey, plan: ModelPlan) -> None:
+        """Add a model with all counters at 0, or give a known one a new plan and keep its counters."""
+        known = self._models.get(key)
+        self._models[key] = known.with_plan(plan) if known else ModelState(key=key, plan=plan)
+
+    def remove_model(self, key: ModelKey) -> None:
+        """Remove a model that left the configuration."""
+        self._models.pop(key, None)
+
+    def remove_target(self, target: str) -> None:
+        """Remove a target that left the configuration, with its models."""
+        self._server_versions.pop(target, None)
+        for key in [key for key in self._models if key.target == target]:
+            self.remove_model(key)
+
+    def probe_succeeded(self, key: ModelKey, reading: Reading, run_seconds: float) -> None:
+        """Record a successful probe; `run_seconds` is its whole duration, model load included."""
+        if state := self._models.get(key):
+            self._models[key] = state.with_success(reading, run_seconds, self.monotonic())
+
+    def probe_failed(self, key: ModelKey, failure: Failure, run_seconds: float) -> None:
+        """Record a failed probe, which withdraws the model's reading."""
+        if state := self._models.get(key):
+            self._models[key] = state.with_failure(failure, run_seconds, self._clock())
+
+    def probe_cancelled(self, key: ModelKey) -> None:
+        """Record a probe that shutdown or reload cancelled."""
+        if state := self._models.get(key):
+            self._models[key] = state.with_cancelled()
+
+    def probe_skipped(self, key: ModelKey, reason: SkipReason, count: int = 1) -> None:
+        """Record `count` due probes that were skipped; the reading stays until its age withdraws it."""
+        if state := self._models.get(key):
+            self._models[key] = state.with_skipped(reason, count, self._clock())
+
+    def server_checked(self, target: str, version: str | None) -> None:
+        """Record a server's version, or None if it did not answer."""
+        self._server_versions[target] = version
+
+    def models(self) -> list[ModelState]:
+        """Return every model's state, in the order in which they were added."""
+        return list(self._models.values())
+
+    def server_versions(self) -> Mapping[str, str | None]:
+        """Return each checked target's version; None if it did not answer."""
+        return dict(self._server_versions)
+
+    def statuses(self) -> list[ModelStatus]:
+        """Return every model's status now, in the order in which they were added."""
+        now = self.monotonic()
+        return [status_at(state, now) for state in self.models()]
