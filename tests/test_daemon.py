@@ -13,16 +13,17 @@ import httpx
 import pytest
 import yaml
 from support.daemons import START_GUARD_SECONDS, STOP_GUARD_SECONDS, Running, daemon, target
+from support.faults import Fault, FaultKind
+from support.faulty_ollama import FaultyEngine
 
 from exporter.embedded.engine import Model
-from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+from exporter.embedded.scripted import ScriptedModel
 
 
 async def test_a_person_sees_a_number_within_seconds(tmp_path: Path) -> None:
     """The series stand at once, the reading follows, runs add up, and SIGTERM ends it with 0."""
-    async with OllamaServer(ScriptedEngine()) as server, daemon(tmp_path, [target(server)]) as running:
+    async with OllamaServer(FaultyEngine()) as server, daemon(tmp_path, [target(server)]) as running:
         assert await running.value("runs_total", target="t", model="llama3.1") == 0
         await running.wait_until("runs_total", 1)
         rate = await running.value("decode_tokens_per_second", target="t", model="llama3.1", gpu="unknown")
@@ -37,7 +38,7 @@ async def test_a_person_sees_a_number_within_seconds(tmp_path: Path) -> None:
     assert not [line for line in running.lines if "level=error" in line]
 
 
-class StuckUnload(ScriptedEngine):
+class StuckUnload(FaultyEngine):
     """An engine that never answers an unload."""
 
     async def expire(self, model: Model) -> None:  # noqa: ARG002
@@ -80,7 +81,7 @@ STATES: dict[str, tuple[Fault | None, dict[str, Any], Callable[[Running, OllamaS
 async def test_a_signal_ends_it_with_0_in_every_state(state: str, number: signal.Signals, tmp_path: Path) -> None:
     """Connections are closed, and a borrowed model is left to Ollama's own timer."""
     fault, changes, reached = STATES[state]
-    engine = StuckUnload() if state == "giving back" else ScriptedEngine()
+    engine = StuckUnload() if state == "giving back" else FaultyEngine()
     async with OllamaServer(engine) as server:
         if fault:
             engine.inject(Fault(fault.kind, after_tokens=fault.after_tokens, path=fault.path))
@@ -94,7 +95,7 @@ async def test_a_signal_ends_it_with_0_in_every_state(state: str, number: signal
 
 async def test_a_signal_ends_it_while_others_wait_for_their_turn(tmp_path: Path) -> None:
     """With one turn for two targets, the one that waits has not run: it is not counted, and it holds nothing up."""
-    engine = ScriptedEngine()
+    engine = FaultyEngine()
     engine.inject(Fault(FaultKind.STALL_IN_THE_MIDDLE, after_tokens=5))
     async with OllamaServer(engine) as server:
         targets = [target(server, "one"), target(server, "two")]
@@ -105,7 +106,7 @@ async def test_a_signal_ends_it_while_others_wait_for_their_turn(tmp_path: Path)
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     """Whoever presses Ctrl-C twice does not want to wait."""
-    async with OllamaServer(ScriptedEngine()) as server, daemon(tmp_path, [target(server)]) as running:
+    async with OllamaServer(FaultyEngine()) as server, daemon(tmp_path, [target(server)]) as running:
         running.process.send_signal(signal.SIGINT)
         running.process.send_signal(signal.SIGTERM)
 
@@ -114,7 +115,7 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 
 async def test_an_address_in_use_is_told_with_its_remedy(tmp_path: Path) -> None:
     """Exit 1, and the message says which setting to change."""
-    async with OllamaServer(ScriptedEngine()) as server, daemon(tmp_path, [target(server)]) as running:
+    async with OllamaServer(FaultyEngine()) as server, daemon(tmp_path, [target(server)]) as running:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "exporter", "run", "--web.listen-address", running.url.removeprefix("http://")),
@@ -129,7 +130,7 @@ async def test_an_address_in_use_is_told_with_its_remedy(tmp_path: Path) -> None
 async def test_a_reload_follows_the_file_and_keeps_the_counters(tmp_path: Path) -> None:
     """A pair that stays keeps its counters, one that leaves loses its series, a new one is probed."""
     models = [ScriptedModel("llama3.1", tokens_per_second=500), ScriptedModel("b", tokens_per_second=500)]
-    async with OllamaServer(ScriptedEngine(models)) as server:
+    async with OllamaServer(FaultyEngine(models)) as server:
         targets = [target(server), target(server, "gone")]
         async with daemon(tmp_path, targets) as running:
             await running.wait_until("successes_total", 1, target="t")
@@ -146,7 +147,7 @@ async def test_a_reload_follows_the_file_and_keeps_the_counters(tmp_path: Path) 
 
 async def test_a_bad_reload_is_refused_and_the_former_settings_stay(tmp_path: Path) -> None:
     """The log names the mistake, and probing goes on."""
-    async with OllamaServer(ScriptedEngine()) as server, daemon(tmp_path, [target(server)]) as running:
+    async with OllamaServer(FaultyEngine()) as server, daemon(tmp_path, [target(server)]) as running:
         await running.wait_until("successes_total", 1)
         running.config_file.write_text("intervall: 5m\n")
         running.process.send_signal(signal.SIGHUP)
@@ -158,7 +159,7 @@ async def test_a_bad_reload_is_refused_and_the_former_settings_stay(tmp_path: Pa
 
 async def test_a_target_that_is_down_at_start_comes_back_by_itself(tmp_path: Path) -> None:
     """Down: `up` 0, failures by reason, no reading. Back: the next probe brings the reading."""
-    server = OllamaServer(ScriptedEngine([ScriptedModel(tokens_per_second=500)]))
+    server = OllamaServer(FaultyEngine([ScriptedModel(tokens_per_second=500)]))
     url = await server.start()
     await server.stop()
     async with daemon(tmp_path, [target(server, url=url, interval="1s")]) as running:
@@ -168,7 +169,7 @@ async def test_a_target_that_is_down_at_start_comes_back_by_itself(tmp_path: Pat
         assert await running.value("decode_tokens_per_second") is None
         line = await running.wait_for_line("probe failed")
         assert all(word in line for word in ("target=t", "model=llama3.1", "reason=connect", "remedy="))
-        back = OllamaServer(ScriptedEngine([ScriptedModel(tokens_per_second=500)]))
+        back = OllamaServer(FaultyEngine([ScriptedModel(tokens_per_second=500)]))
         await back.start(port=int(url.rpartition(":")[2]))
         await running.wait_until("success", 1, target="t")
         await running.wait_until("up", 1, target="t")

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import httpcore
 from prometheus_client import CollectorRegistry
+from support.faults import Fault, FaultKind
+from support.faulty_ollama import FaultyEngine
 from support.probing import model_plan, target_plan, workload
 
-from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+from exporter.embedded.scripted import ScriptedModel
 from exporter.gpu.none import NoGpuMonitor
 from exporter.metrics.families import ProbeMetrics
 from exporter.plan import ModelKey, TargetPlan
@@ -80,7 +81,7 @@ CANCELLED_AFTER = (0.0, 0.01, 0.05, 0.1, 0.2)
 class Lane:
     """A target on a server of its own, probed in one fault after another; it keeps its own books."""
 
-    engine: ScriptedEngine
+    engine: FaultyEngine
     server: OllamaServer
     target: Target
     pair: ModelKey
@@ -126,7 +127,7 @@ class Lane:
 @contextlib.asynccontextmanager
 async def open_lane(name: str, metrics: ProbeMetrics) -> AsyncIterator[Lane]:
     """Yield a lane whose target tells `metrics`."""
-    engine = ScriptedEngine([ScriptedModel(tokens_per_second=4000, load_seconds=0.06, prefill_seconds=0.005)])
+    engine = FaultyEngine([ScriptedModel(tokens_per_second=4000, load_seconds=0.06, prefill_seconds=0.005)])
     async with OllamaServer(engine) as server:
         plan: TargetPlan = target_plan(server.url, model_plan(), name=name)
         target = Target(plan, NoGpuMonitor(), metrics, lambda *_: asyncio.sleep(0))

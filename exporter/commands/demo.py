@@ -16,10 +16,9 @@ from rich.text import Text
 
 from exporter.commands.console import open_console, readings_table
 from exporter.daemon import Daemon
-from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.llamacpp import LlamaCppEngine
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+from exporter.embedded.scripted import OffloadingEngine, ScriptedModel
 from exporter.logs import configure_logging
 from exporter.settings import load_settings
 from exporter.settings.durations import Duration
@@ -40,7 +39,8 @@ def demonstrate(options: argparse.Namespace) -> int:
 async def _demonstrate(options: argparse.Namespace, drop_after: Duration) -> None:
     console = open_console()
     async with contextlib.AsyncExitStack() as stack:
-        scripted = ScriptedEngine([ScriptedModel("llama3.1", tokens_per_second=RATE)])
+        models = [ScriptedModel("llama3.1", tokens_per_second=RATE)]
+        scripted = OffloadingEngine(models, gpu_share=DROP_GPU_SHARE, after_seconds=drop_after)
         gpu_url = (await stack.enter_async_context(OllamaServer(scripted))).url
         targets = [
             {
@@ -59,7 +59,6 @@ async def _demonstrate(options: argparse.Namespace, drop_after: Duration) -> Non
         config_file.write_text(yaml.safe_dump({"interval": "15s", "targets": targets}))
         configure_logging(options.log_level or "warn", options.log_format or "logfmt")
         daemon = Daemon(lambda: load_settings(config_file=config_file, flags=vars(options)), CollectorRegistry())
-        scripted.inject(Fault(FaultKind.PARTIAL_OFFLOAD, after_seconds=drop_after, factor=DROP_GPU_SHARE))
         table = asyncio.create_task(_show_readings(console, daemon))
         try:
             await daemon.run(lambda urls: _introduce(console, urls, daemon.settings.web.telemetry_path, drop_after))

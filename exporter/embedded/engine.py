@@ -18,6 +18,9 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
 SECOND = 10**9
 FOREVER = 2**63 - 1
 """Nanoseconds of a negative `keep_alive`: Go's longest duration, 292 years."""
@@ -43,14 +46,6 @@ class OllamaError(Exception):
         super().__init__(f"{status} {text}")
         self.status = status
         self.text = text
-
-
-class Hangup(Exception):  # noqa: N818 - no error: an engine's wish
-    """Ask the server to drop the connection: reset it, or (`half`) close only its sending side."""
-
-    def __init__(self, *, half: bool) -> None:
-        super().__init__("half" if half else "reset")
-        self.half = half
 
 
 def parse_keep_alive(value: Any) -> int | None:
@@ -212,9 +207,9 @@ class Engine(ABC):
     async def unload(self, runner: Runner) -> None:  # noqa: B027 - a hook
         """Release what `load` returned."""
 
-    async def enter(self, path: str) -> AsyncIterator[bytes] | None:  # noqa: ARG002 - a hook
-        """Return bytes to send instead of an HTTP answer, or None; raise OllamaError to refuse."""
-        return None
+    async def intercept(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer a request with its handler. A subclass may answer otherwise or raise OllamaError."""
+        return await handler(request)
 
     async def close(self) -> None:
         """Unload everything."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
-import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Self
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from exporter.embedded.engine import Ask, Engine, Hangup, Line, Model, OllamaError, parse_keep_alive, rfc3339
+from exporter.embedded.engine import Ask, Engine, Line, Model, OllamaError, parse_keep_alive, rfc3339
 
 INTEGERS = (
     "num_ctx num_batch num_gpu main_gpu num_thread num_keep seed num_predict top_k repeat_last_n draft_num_predict"
@@ -93,15 +92,13 @@ class OllamaServer:
         await self.stop()
 
     @web.middleware
-    async def _around(self, request: web.Request, handler: Any) -> web.StreamResponse:
+    async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Keep the request, let the engine interfere, and turn what was raised into Ollama's answers."""
         raw = await request.read()
         self.requests.append(Received(request.method, request.path, request.headers, _readable(raw)))
         del self.requests[:-REQUESTS_KEPT]
         try:
-            if raw_answer := await self.engine.enter(request.path):
-                return await self._send_raw(request, raw_answer)
-            response: web.StreamResponse = await handler(request)
+            response = await self.engine.intercept(request, handler)
         except OllamaError as error:
             text = None if error.text is None else {"error": error.text}
             response = web.Response(status=error.status) if text is None else _json(text, error.status)
@@ -109,8 +106,6 @@ class OllamaServer:
             response = _plain(404, "404 page not found")
         except web.HTTPMethodNotAllowed as error:
             response = _plain(405, "405 method not allowed", Allow=error.headers["Allow"])
-        except Hangup as hangup:
-            response = await self._hang_up(request, hangup)
         except ConnectionError:
             self.client_disconnects += 1
             response = web.Response()
@@ -118,25 +113,6 @@ class OllamaServer:
             self.client_disconnects += not self._stopping
             raise
         return response
-
-    async def _send_raw(self, request: web.Request, pieces: AsyncIterator[bytes]) -> web.Response:
-        async for piece in pieces:
-            if request.transport is None:
-                break
-            request.transport.write(piece)
-        return web.Response()
-
-    async def _hang_up(self, request: web.Request, hangup: Hangup) -> web.StreamResponse:
-        transport = request.transport
-        if transport is None:
-            return web.Response()
-        if hangup.half:
-            transport.write_eof()
-            await asyncio.Event().wait()  # until the client closes its side: the handler is cancelled then
-        reset = struct.pack("ii", 1, 0)  # no lingering: what was not read yet is lost, the client sees a reset
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
-        transport.abort()
-        return web.Response()
 
     async def _root(self, _: web.Request) -> web.Response:
         return web.Response(text="Ollama is running")
@@ -198,10 +174,6 @@ class OllamaServer:
             if not response.prepared:
                 raise
             await response.write(_dumps({"error": error.text}) + b"\n")
-        except Hangup:
-            if not response.prepared:
-                await response.prepare(request)
-            raise
         if not response.prepared:
             await response.prepare(request)
         await response.write_eof()
@@ -278,8 +250,6 @@ async def _whole(lines: AsyncGenerator[Line | bytes, None]) -> Line:
     text = thinking = ""
     async for line in lines:
         if isinstance(line, dict):
-            if "error" in line:
-                raise OllamaError(500, line["error"])
             last, text, thinking = line, text + line["response"], thinking + line.get("thinking", "")
     return last | {"response": text} | ({"thinking": thinking} if thinking else {})
 

@@ -23,10 +23,10 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.benching import cpu_seconds, line, model, title
+from support.faults import Fault, FaultKind
+from support.faulty_ollama import FaultyEngine
 
-from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scripted import ScriptedEngine
 
 STARTING_SECONDS = 60
 STATES = {
@@ -80,7 +80,7 @@ async def start(folder: Path) -> tuple[float, float]:
 
 async def end(folder: Path, fault: FaultKind | None) -> tuple[float, float, int]:
     """Return the seconds from SIGTERM to the process's end, those to the connection's, and the exit status."""
-    engine = ScriptedEngine([model(20)])
+    engine = FaultyEngine([model(20)])
     async with OllamaServer(engine) as server:
         if fault:
             engine.inject(Fault(fault))

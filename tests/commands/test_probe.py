@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
+from aiohttp.typedefs import Handler
 from support.configurations import load
+from support.faults import Fault, FaultKind
+from support.faulty_ollama import FaultyEngine
 from support.probing import model_plan, target_plan, workload
 
 from exporter.commands.probe import calibrate, open_console, probe, show_gpus
-from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+from exporter.embedded.scripted import ScriptedModel
 from exporter.plan import TargetPlan
 
 FAST = ScriptedModel("llama3.1", tokens_per_second=1000, load_seconds=0.06)
 OTHER = ScriptedModel("b", tokens_per_second=1000, load_seconds=0.06)
 
 
-class Shared(ScriptedEngine):
+class Shared(FaultyEngine):
     """An engine on which somebody uses model b as soon as a probe has asked."""
 
-    async def enter(self, path: str) -> AsyncIterator[bytes] | None:
-        """Send the other_client."""
-        if path == "/api/generate":
+    async def intercept(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Start the other client."""
+        if request.path == "/api/generate":
             self.other_client("b", seconds=0.01)
-        return await super().enter(path)
+        return await super().intercept(request, handler)
 
 
 async def run(capsys: pytest.CaptureFixture[str], *targets: TargetPlan, **how: bool) -> tuple[int, list[str]]:
@@ -49,7 +51,7 @@ async def run_json(capsys: pytest.CaptureFixture[str], *targets: TargetPlan) -> 
 
 async def test_probe_prints_one_result(capsys: pytest.CaptureFixture[str]) -> None:
     """The answer, the statistics and what Ollama says; nothing else, and 0."""
-    async with OllamaServer(ScriptedEngine([FAST])) as server:
+    async with OllamaServer(FaultyEngine([FAST])) as server:
         status, lines = await run(capsys, target_plan(server.url, model_plan()))
 
     assert status == 0
@@ -61,7 +63,7 @@ async def test_probe_prints_one_result(capsys: pytest.CaptureFixture[str]) -> No
 
 async def test_probe_names_each_of_several_pairs(capsys: pytest.CaptureFixture[str]) -> None:
     """Each result has its pair above it, and one that failed does not keep the others from being probed."""
-    async with OllamaServer(ScriptedEngine([FAST, OTHER])) as server:
+    async with OllamaServer(FaultyEngine([FAST, OTHER])) as server:
         plans = model_plan(), model_plan("missing"), model_plan("b")
         status, lines = await run(capsys, target_plan(server.url, *plans))
 
@@ -78,7 +80,7 @@ async def test_probe_names_each_of_several_pairs(capsys: pytest.CaptureFixture[s
 
 async def test_json_is_one_object_a_pair(capsys: pytest.CaptureFixture[str]) -> None:
     """Good ones with their figures, bad ones with their reason and remedy."""
-    async with OllamaServer(ScriptedEngine([FAST])) as server:
+    async with OllamaServer(FaultyEngine([FAST])) as server:
         status, [good, bad] = await run_json(capsys, target_plan(server.url, model_plan(), model_plan("missing")))
 
     assert status == 1
@@ -93,7 +95,7 @@ async def test_json_is_one_object_a_pair(capsys: pytest.CaptureFixture[str]) -> 
 
 async def test_a_skipped_probe_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing was measured: 1, and the setting that would change it."""
-    async with OllamaServer(ScriptedEngine([FAST, OTHER])) as server:
+    async with OllamaServer(FaultyEngine([FAST, OTHER])) as server:
         target = target_plan(server.url, replace(model_plan(), when_unloaded="skip"), model_plan("b"))
         status, lines = await run(capsys, target)
         assert status == 1
@@ -110,7 +112,7 @@ async def test_a_skipped_probe_says_why(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(("models", "remedy"), [("installed", "ollama pull"), ("loaded", "load one")])
 async def test_nothing_to_probe_is_a_failure(models: Any, remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A server without a model that can generate is no success."""
-    async with OllamaServer(ScriptedEngine([])) as server:
+    async with OllamaServer(FaultyEngine([])) as server:
         status, lines = await run(capsys, target_plan(server.url, models=models))
         json_status, [answer] = await run_json(capsys, target_plan(server.url, models=models))
 
@@ -122,7 +124,7 @@ async def test_nothing_to_probe_is_a_failure(models: Any, remedy: str, capsys: p
 
 async def test_discovered_models_are_probed(capsys: pytest.CaptureFixture[str]) -> None:
     """`installed` is asked of the server."""
-    async with OllamaServer(ScriptedEngine([FAST, OTHER])) as server:
+    async with OllamaServer(FaultyEngine([FAST, OTHER])) as server:
         target = target_plan(server.url, models="installed", defaults=model_plan(""))
         status, answers = await run_json(capsys, target)
 
@@ -132,10 +134,10 @@ async def test_discovered_models_are_probed(capsys: pytest.CaptureFixture[str]) 
 
 async def test_a_server_that_is_down_is_told_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
     """Its URL is in the text, and the next target is probed all the same."""
-    server = OllamaServer(ScriptedEngine())
+    server = OllamaServer(FaultyEngine())
     url = await server.start()
     await server.stop()
-    async with OllamaServer(ScriptedEngine([FAST])) as good:
+    async with OllamaServer(FaultyEngine([FAST])) as good:
         down = replace(target_plan(url, models="installed"), name="down")
         status, lines = await run(capsys, down, target_plan(good.url, model_plan()))
 
@@ -148,7 +150,7 @@ async def test_a_server_that_is_down_is_told_with_its_remedy(capsys: pytest.Capt
 async def test_reference_sends_no_options_and_counts_the_answer_alone(capsys: pytest.CaptureFixture[str]) -> None:
     """A thinking model's thoughts are no words of the reference program's, and `skip` does not apply."""
     model = replace(FAST, length=64, thinking_ratio=0.5, always_thinks=True)
-    async with OllamaServer(ScriptedEngine([model])) as server:
+    async with OllamaServer(FaultyEngine([model])) as server:
         plan = replace(model_plan(), when_unloaded="skip", workload=workload(num_predict=32))
         status, [line] = await run(capsys, target_plan(server.url, plan), reference=True, as_json=True)
         body = [request.body for request in server.requests if request.path == "/api/generate"][-1]
@@ -163,7 +165,7 @@ async def test_reference_sends_no_options_and_counts_the_answer_alone(capsys: py
 
 async def test_calibrated_lines_are_a_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
     """Pasted into a file they load; the rate is the median of the clean runs, and the spread stands beside it."""
-    async with OllamaServer(ScriptedEngine([FAST])) as server:
+    async with OllamaServer(FaultyEngine([FAST])) as server:
         target = replace(target_plan(server.url, model_plan()), name='odd "name": #1')
         lines, complete = await calibrate([target], runs=3, console=open_console(stderr=True))
 
@@ -182,7 +184,7 @@ async def test_calibrated_lines_are_a_configuration(capsys: pytest.CaptureFixtur
 
 async def test_calibrate_leaves_out_what_does_not_count(capsys: pytest.CaptureFixture[str]) -> None:
     """A failed run, a cut one and one beside another model are told and not counted; half clean runs are enough."""
-    engine = ScriptedEngine([FAST])
+    engine = FaultyEngine([FAST])
     async with OllamaServer(engine) as server:
         engine.inject(Fault(FaultKind.CUT, after_tokens=3, times=1))  # the first run fails
         engine.inject(Fault(FaultKind.NO_DONE, after_tokens=20, times=1))  # the second is truncated
@@ -204,7 +206,7 @@ async def test_calibrate_leaves_out_what_does_not_count(capsys: pytest.CaptureFi
 
 async def test_a_target_that_is_down_gets_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Its failure is told, and the others are calibrated."""
-    server = OllamaServer(ScriptedEngine())
+    server = OllamaServer(FaultyEngine())
     url = await server.start()
     await server.stop()
     lines, complete = await calibrate([target_plan(url, models="installed")], runs=1, console=open_console(stderr=True))
@@ -216,7 +218,7 @@ async def test_a_target_that_is_down_gets_no_line(capsys: pytest.CaptureFixture[
 
 async def test_gpus_without_a_card(capsys: pytest.CaptureFixture[str]) -> None:
     """It says that there is none to read, how each local label would be chosen, and what is elsewhere."""
-    async with OllamaServer(ScriptedEngine([FAST])) as server:
+    async with OllamaServer(FaultyEngine([FAST])) as server:
         local = target_plan(server.url, model_plan(), local=True, gpu="My Card")
         remote = replace(local, name="far", local=False)
         status = await show_gpus([local, remote], open_console())

@@ -14,10 +14,11 @@ import pytest
 import yaml
 from support import programs
 from support.daemons import daemon, target
+from support.faults import Fault, FaultKind
+from support.faulty_ollama import FaultyEngine
 
-from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+from exporter.embedded.scripted import ScriptedModel
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 INTERVAL_SECONDS = 2
@@ -76,7 +77,7 @@ async def test_a_drop_pages_with_its_cause_and_recovery_resolves_it(
     webhook: programs.Webhook,
 ) -> None:
     """Embedded server -> daemon -> Prometheus with the shipped rules -> Alertmanager -> webhook, and back to good."""
-    engine = ScriptedEngine([ScriptedModel("llama3.1", tokens_per_second=400, load_seconds=0.05)])
+    engine = FaultyEngine([ScriptedModel("llama3.1", tokens_per_second=400, load_seconds=0.05)])
     async with OllamaServer(engine) as server:
         probed = target(
             server,

@@ -8,11 +8,12 @@ from typing import Any
 import httpx
 import ollama
 import pytest
+from support.faults import Fault, FaultKind
+from support.faulty_ollama import FaultyEngine
 
 from exporter.embedded.engine import FOREVER, OllamaError, parse_keep_alive
-from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+from exporter.embedded.scripted import ScriptedModel
 
 GENERATE = {"model": "llama3.1", "prompt": "Why?", "options": {"num_predict": 24}}
 
@@ -22,7 +23,7 @@ async def server() -> AsyncIterator[OllamaServer]:
     """Return a server with a quick model and an odd one."""
     quick = ScriptedModel(tokens_per_second=10_000, prefill_seconds=0, load_seconds=0)
     odd = ScriptedModel('odd "na{me}\n' + "ü" * 300, tokens_per_second=10_000, prefill_seconds=0, load_seconds=0)
-    async with OllamaServer(ScriptedEngine([quick, odd])) as server:
+    async with OllamaServer(FaultyEngine([quick, odd])) as server:
         yield server
 
 
@@ -81,7 +82,7 @@ async def test_it_counts_connections_and_those_that_clients_cut(server: OllamaSe
 
 async def test_a_client_that_leaves_a_stall_is_noticed(server: OllamaServer, client: httpx.AsyncClient) -> None:
     """Nothing is being sent, and yet its slot is free at once for the next."""
-    assert isinstance(server.engine, ScriptedEngine)
+    assert isinstance(server.engine, FaultyEngine)
     server.engine.inject(Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN, times=1))
     request = asyncio.create_task(client.post("/api/generate", json=GENERATE))
     await until(lambda: server.requests)
@@ -92,7 +93,7 @@ async def test_a_client_that_leaves_a_stall_is_noticed(server: OllamaServer, cli
 
 async def test_stopping_ends_what_hangs_and_leaves_no_task(server: OllamaServer, client: httpx.AsyncClient) -> None:
     """A stalled answer and a other_client end with the server, which was not cut by its client."""
-    assert isinstance(server.engine, ScriptedEngine)
+    assert isinstance(server.engine, FaultyEngine)
     server.engine.inject(Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN))
     server.engine.other_client('odd "na{me}\n' + "ü" * 300)
     request = asyncio.create_task(client.post("/api/generate", json=GENERATE))
@@ -177,7 +178,7 @@ async def test_unloading_asks_nothing_of_the_model(server: OllamaServer, client:
 
 async def test_an_error_without_streaming_has_its_own_status(server: OllamaServer, client: httpx.AsyncClient) -> None:
     """What would be a last line of a stream is a 500 of an answer in one piece."""
-    assert isinstance(server.engine, ScriptedEngine)
+    assert isinstance(server.engine, FaultyEngine)
     fault = server.engine.inject(Fault(FaultKind.DEAD_MODEL, after_tokens=5, text="gone"))
     streamed = await client.post("/api/generate", json=GENERATE)
     assert streamed.status_code == 200

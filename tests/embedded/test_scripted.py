@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 import httpx
 import pytest
+from support.faults import Fault, FaultKind
+from support.faulty_ollama import FaultyEngine
 
 from exporter.embedded.engine import SECOND, Ask, Line, OllamaError, parse_keep_alive, rfc3339
-from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scripted import CPU_PACE, ScriptedEngine, ScriptedModel
+from exporter.embedded.scripted import CPU_RATE_SHARE, ScriptedModel
 
 T = TypeVar("T")
 LLAMA = ScriptedModel("llama3.1", tokens_per_second=50, prefill_seconds=0.25, load_seconds=2, length=100)
@@ -58,13 +59,13 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def engine(*models: ScriptedModel, **scheduling: Any) -> ScriptedEngine:
+def engine(*models: ScriptedModel, **scheduling: Any) -> FaultyEngine:
     """Return an engine whose wall clock is the loop's."""
-    return ScriptedEngine(models or (LLAMA,), clock=lambda: round(now() * SECOND), **scheduling)
+    return FaultyEngine(models or (LLAMA,), clock=lambda: round(now() * SECOND), **scheduling)
 
 
 async def stream(
-    engine: ScriptedEngine, model: str = "llama3.1", prompt: str = "Why?", keep_alive: Any = None, **options: Any
+    engine: FaultyEngine, model: str = "llama3.1", prompt: str = "Why?", keep_alive: Any = None, **options: Any
 ) -> AsyncIterator[Line | bytes]:
     """Generate, 26 tokens if nothing else is said: half a second from the first to the last."""
     found = engine.find(model)
@@ -84,12 +85,12 @@ async def stream(
             yield line
 
 
-async def generate(engine: ScriptedEngine, *args: Any, **options: Any) -> list[Any]:
+async def generate(engine: FaultyEngine, *args: Any, **options: Any) -> list[Any]:
     """Generate and return all lines."""
     return [line async for line in stream(engine, *args, **options)]
 
 
-async def final(engine: ScriptedEngine, *args: Any, **options: Any) -> dict[str, Any]:
+async def final(engine: FaultyEngine, *args: Any, **options: Any) -> dict[str, Any]:
     """Generate and return the last line."""
     last = (await generate(engine, *args, **options))[-1]
     assert isinstance(last, dict)
@@ -108,7 +109,7 @@ def took(*, queue: float = 0, load: float = 0, prefill: float = 0.25, decode: fl
     return pytest.approx({"queue": queue, "load": load, "prefill": prefill, "decode": decode}, abs=1e-6)
 
 
-async def expires(engine: ScriptedEngine, model: str = "llama3.1:latest") -> float:
+async def expires(engine: FaultyEngine, model: str = "llama3.1:latest") -> float:
     """Return when a model will be unloaded, by the loop's clock."""
     runner = next(runner for runner in await engine.loaded() if runner.model.full_name == model)
     assert runner.expires_ns is not None
@@ -379,9 +380,9 @@ def test_a_drop_after_tokens_goes_on_in_the_next_request() -> None:
 @pytest.mark.parametrize(
     ("fault", "share", "pace"),
     [
-        (Fault(FaultKind.CPU), 0.0, CPU_PACE),
-        (Fault(FaultKind.CPU_HIDDEN), 1.0, CPU_PACE),
-        (Fault(FaultKind.PARTIAL_OFFLOAD, factor=0.5), 0.5, 1 / (0.5 + 0.5 / CPU_PACE)),
+        (Fault(FaultKind.CPU), 0.0, CPU_RATE_SHARE),
+        (Fault(FaultKind.CPU_HIDDEN), 1.0, CPU_RATE_SHARE),
+        (Fault(FaultKind.PARTIAL_OFFLOAD, factor=0.5), 0.5, 1 / (0.5 + 0.5 / CPU_RATE_SHARE)),
     ],
 )
 def test_leaving_the_gpu_shows_in_the_pace_and_perhaps_in_the_claim(fault: Fault, share: float, pace: float) -> None:
@@ -431,7 +432,7 @@ def test_loads_by_scenes() -> None:
         assert await scripted.loaded() == []
         cold.end()
         scripted.inject(Fault(FaultKind.LOAD_FOREVER, seconds=600))
-        assert stages(await final(scripted)) == took(load=600)
+        assert stages(await final(scripted)) == took(load=600 + 2)
         await asyncio.sleep(301)
         scripted.inject(Fault(FaultKind.OUT_OF_MEMORY, times=1, text="hipMalloc failed"))
         with pytest.raises(OllamaError, match="500 hipMalloc failed"):
@@ -550,10 +551,10 @@ def staged(kind: FaultKind) -> Fault:
 
 
 @pytest.fixture
-async def wire() -> AsyncIterator[tuple[ScriptedEngine, httpx.AsyncClient]]:
+async def wire() -> AsyncIterator[tuple[FaultyEngine, httpx.AsyncClient]]:
     """Return a fast model behind the embedded server, and a client."""
     model = ScriptedModel(tokens_per_second=10_000, prefill_seconds=0, load_seconds=0)
-    scripted = ScriptedEngine([model])
+    scripted = FaultyEngine([model])
     async with (
         OllamaServer(scripted) as server,
         httpx.AsyncClient(base_url=server.url, timeout=20, verify=False) as client,
@@ -574,7 +575,7 @@ def test_every_scene_is_played() -> None:
 
 
 @pytest.mark.parametrize("kind", LINES)
-async def test_scenes_that_let_the_stream_end(wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: FaultKind) -> None:
+async def test_scenes_that_let_the_stream_end(wire: tuple[FaultyEngine, httpx.AsyncClient], kind: FaultKind) -> None:
     """HTTP 200 and a clean end, whatever the lines say; and the next request is as ever."""
     scripted, client = wire
     fault = scripted.inject(staged(kind))
@@ -593,7 +594,7 @@ async def test_scenes_that_let_the_stream_end(wire: tuple[ScriptedEngine, httpx.
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-async def test_scenes_that_refuse(wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: FaultKind) -> None:
+async def test_scenes_that_refuse(wire: tuple[FaultyEngine, httpx.AsyncClient], kind: FaultKind) -> None:
     """The status and the words are Ollama's."""
     scripted, client = wire
     fault = scripted.inject(staged(kind))
@@ -605,9 +606,7 @@ async def test_scenes_that_refuse(wire: tuple[ScriptedEngine, httpx.AsyncClient]
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-async def test_scenes_that_break_the_connection(
-    wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: FaultKind
-) -> None:
+async def test_scenes_that_break_the_connection(wire: tuple[FaultyEngine, httpx.AsyncClient], kind: FaultKind) -> None:
     """A reset and a half close are two different errors to a client."""
     scripted, client = wire
     fault = scripted.inject(staged(kind))
@@ -618,7 +617,7 @@ async def test_scenes_that_break_the_connection(
 
 
 @pytest.mark.parametrize("kind", sorted(HANGING))
-async def test_scenes_that_hang_until_they_end(wire: tuple[ScriptedEngine, httpx.AsyncClient], kind: FaultKind) -> None:
+async def test_scenes_that_hang_until_they_end(wire: tuple[FaultyEngine, httpx.AsyncClient], kind: FaultKind) -> None:
     """No end comes while the fault lasts, and a whole answer after it (or for a client that asks again)."""
     scripted, client = wire
     fault = scripted.inject(staged(kind))
@@ -633,7 +632,7 @@ async def test_scenes_that_hang_until_they_end(wire: tuple[ScriptedEngine, httpx
     assert (status, len(lines)) == (200, 25)
 
 
-async def test_headers_that_never_end(wire: tuple[ScriptedEngine, httpx.AsyncClient]) -> None:
+async def test_headers_that_never_end(wire: tuple[FaultyEngine, httpx.AsyncClient]) -> None:
     """A client gives up at its own limit, and is not followed."""
     scripted, client = wire
     fault = scripted.inject(staged(FaultKind.ENDLESS_HEADERS))
@@ -643,7 +642,7 @@ async def test_headers_that_never_end(wire: tuple[ScriptedEngine, httpx.AsyncCli
     assert (await post(client))[0] == 200
 
 
-async def test_a_path_can_be_left_unanswered(wire: tuple[ScriptedEngine, httpx.AsyncClient]) -> None:
+async def test_a_path_can_be_left_unanswered(wire: tuple[FaultyEngine, httpx.AsyncClient]) -> None:
     """A stall with a path is that path's: `/api/ps` hangs, generating does not."""
     scripted, client = wire
     fault = scripted.inject(Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN, path="/api/ps"))

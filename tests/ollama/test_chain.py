@@ -12,11 +12,12 @@ import httpx
 import ollama
 import pytest
 from aiohttp import web
+from support.faults import Fault, FaultKind
+from support.faulty_ollama import FaultyEngine
 from support.probing import QUESTION, TEMPLATE, target_plan, workload
 
-from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+from exporter.embedded.scripted import ScriptedModel
 from exporter.ollama.chain import ChunkRecorder, ReferenceChain
 from exporter.ollama.transport import TargetAuth
 from exporter.plan import Workload
@@ -42,7 +43,7 @@ async def ask(chain: ReferenceChain, work: Workload | None = None, **changes: An
 
 async def test_the_server_gets_the_reference_question_with_every_option_bound() -> None:
     """The request's body is the reference program's prompt, role name included, with this probe's options and model."""
-    async with OllamaServer(ScriptedEngine()) as server, chain_to(server.url) as chain:
+    async with OllamaServer(FaultyEngine()) as server, chain_to(server.url) as chain:
         await ask(chain, keep_alive="7m")
 
         body = server.requests[-1].body
@@ -58,7 +59,7 @@ async def test_the_server_gets_the_reference_question_with_every_option_bound() 
 
 async def test_nothing_is_sent_that_was_not_asked_for() -> None:
     """Without a known context no num_ctx is sent, without a configured timer no keep_alive, and never num_gpu."""
-    async with OllamaServer(ScriptedEngine()) as server, chain_to(server.url) as chain:
+    async with OllamaServer(FaultyEngine()) as server, chain_to(server.url) as chain:
         await ask(chain, num_ctx=None)
 
         body = server.requests[-1].body
@@ -69,7 +70,7 @@ async def test_nothing_is_sent_that_was_not_asked_for() -> None:
 
 async def test_bare_asks_as_the_reference_program_does() -> None:
     """No option but num_ctx where the model is loaded, and no word on thinking."""
-    async with OllamaServer(ScriptedEngine()) as server, chain_to(server.url) as chain:
+    async with OllamaServer(FaultyEngine()) as server, chain_to(server.url) as chain:
         await ask(chain, bare=True)
 
         body = server.requests[-1].body
@@ -81,7 +82,7 @@ async def test_bare_asks_as_the_reference_program_does() -> None:
 async def test_every_chunk_is_noted_in_order_and_the_final_one_apart() -> None:
     """Texts join to the engine's own answer, times rise, and the final chunk's fields come without its context."""
     model = ScriptedModel(tokens_per_second=200)
-    async with OllamaServer(ScriptedEngine([model])) as server, chain_to(server.url) as chain:
+    async with OllamaServer(FaultyEngine([model])) as server, chain_to(server.url) as chain:
         answer = await ask(chain)
 
     assert answer.text == model.answer(32)
@@ -97,7 +98,7 @@ async def test_the_first_chunk_is_announced_once() -> None:
     """The GPU's watch learns of the first token as it comes."""
     calls: list[int] = []
     chunks = ChunkRecorder(lambda: calls.append(len(chunks.times)))
-    async with OllamaServer(ScriptedEngine()) as server, chain_to(server.url) as chain:
+    async with OllamaServer(FaultyEngine()) as server, chain_to(server.url) as chain:
         await ask(chain, chunks=chunks)
 
     assert calls == [0]
@@ -106,7 +107,7 @@ async def test_the_first_chunk_is_announced_once() -> None:
 async def test_thinking_comes_with_the_final_chunk() -> None:
     """Chunks of thinking are noted with their times; their text is whole at the end, apart from the answer."""
     model = ScriptedModel(tokens_per_second=500, thinking_ratio=0.5, always_thinks=True)
-    async with OllamaServer(ScriptedEngine([model])) as server, chain_to(server.url) as chain:
+    async with OllamaServer(FaultyEngine([model])) as server, chain_to(server.url) as chain:
         answer = await ask(chain)
 
     assert answer.chunk_texts[:16] == ("",) * 16
@@ -116,7 +117,7 @@ async def test_thinking_comes_with_the_final_chunk() -> None:
 async def test_the_deadline_cuts_a_stream_and_keeps_what_came() -> None:
     """At the deadline the connection is closed, and the chunks so far are there with their times."""
     model = ScriptedModel(tokens_per_second=50)
-    async with OllamaServer(ScriptedEngine([model])) as server, chain_to(server.url) as chain:
+    async with OllamaServer(FaultyEngine([model])) as server, chain_to(server.url) as chain:
         answer = await ask(chain, workload(num_predict=500), seconds=0.8)
         await asyncio.sleep(0.2)
 
@@ -128,7 +129,7 @@ async def test_the_deadline_cuts_a_stream_and_keeps_what_came() -> None:
 
 async def test_cancelling_closes_the_connection_at_once() -> None:
     """A shutdown frees the server's slot: it sees the client leave."""
-    async with OllamaServer(ScriptedEngine()) as server, chain_to(server.url) as chain:
+    async with OllamaServer(FaultyEngine()) as server, chain_to(server.url) as chain:
         task = asyncio.create_task(ask(chain, workload(num_predict=500)))
         await asyncio.sleep(0.3)
         task.cancel()
@@ -142,7 +143,7 @@ async def test_cancelling_closes_the_connection_at_once() -> None:
 @pytest.mark.parametrize("kind", [FaultKind.DONE_TWICE, FaultKind.CUT])
 async def test_what_follows_the_final_chunk_counts_for_nothing(kind: FaultKind) -> None:
     """Some servers send `done` twice or cut the connection after it: the answer was complete."""
-    engine = ScriptedEngine()
+    engine = FaultyEngine()
     async with OllamaServer(engine) as server, chain_to(server.url) as chain:
         engine.inject(Fault(kind, after_tokens=0 if kind is FaultKind.DONE_TWICE else 10_000))
         answer = await ask(chain)
@@ -154,7 +155,7 @@ async def test_what_follows_the_final_chunk_counts_for_nothing(kind: FaultKind) 
 
 async def test_errors_of_the_libraries_pass_through() -> None:
     """Translating them is the probe's: the chain hides nothing."""
-    engine = ScriptedEngine()
+    engine = FaultyEngine()
     async with OllamaServer(engine) as server, chain_to(server.url) as chain:
         with pytest.raises(ollama.ResponseError):
             await chain.ask("nope", workload(), num_ctx=None, keep_alive=None, seconds=5, chunks=ChunkRecorder())
@@ -177,7 +178,7 @@ async def test_no_trace_is_uploaded_whatever_the_environment_says(tmp_path: Any)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0]
-    async with OllamaServer(ScriptedEngine()) as server:
+    async with OllamaServer(FaultyEngine()) as server:
         names = ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING")
         endpoint = f"http://{host}:{port}"
         environment = dict.fromkeys(names, "true") | {

@@ -10,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from support.faults import Fault, FaultKind
+from support.faulty_ollama import FaultyEngine
 from support.probing import model_plan, probing, workload
 
-from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+from exporter.embedded.scripted import ScriptedModel
 from exporter.errors import ProbeError, Reason
 from exporter.ollama.client import LoadedModel
 from exporter.plan import ModelPlan
@@ -27,9 +28,9 @@ FAST = ScriptedModel(tokens_per_second=400, load_seconds=0.1)
 @contextlib.asynccontextmanager
 async def stage(
     *models: ScriptedModel, target: dict[str, Any] | None = None, **scheduling: Any
-) -> AsyncIterator[tuple[Prober, ScriptedEngine, OllamaServer]]:
+) -> AsyncIterator[tuple[Prober, FaultyEngine, OllamaServer]]:
     """Yield a prober, its scripted engine, and the server between them."""
-    engine = ScriptedEngine(models or (FAST,), **scheduling)
+    engine = FaultyEngine(models or (FAST,), **scheduling)
     async with OllamaServer(engine) as server, probing(server.url, **(target or {})) as prober:
         yield prober, engine, server
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from support.faults import Fault, FaultKind
+from support.faulty_ollama import FaultyEngine
 from support.probing import model_plan, target_plan, workload
 
-from exporter.embedded.faults import Fault, FaultKind
 from exporter.embedded.protocol import OllamaServer
-from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+from exporter.embedded.scripted import ScriptedModel
 from exporter.errors import Reason
 from exporter.gpu.none import NoGpuMonitor
 from exporter.metrics.families import ProbeMetrics
@@ -60,7 +61,7 @@ def count(metrics: ProbeMetrics, name: str, **labels: str) -> float:
 
 async def test_each_outcome_is_counted_once() -> None:
     """Good, failed, skipped and cancelled: runs are successes and failures and cancelled, always."""
-    engine = ScriptedEngine([FAST])
+    engine = FaultyEngine([FAST])
     async with OllamaServer(engine) as server, at_work(target_plan(server.url, model_plan())) as (target, metrics):
         await target.probe(PAIR)
         engine.inject(fault := Fault(FaultKind.SERVER_BUSY))
@@ -86,7 +87,7 @@ async def test_each_outcome_is_counted_once() -> None:
 
 async def test_a_failure_withdraws_the_reading_and_the_next_good_probe_brings_it_back() -> None:
     """A dead server must not look fast; one line of log says target, model, reason and remedy."""
-    engine = ScriptedEngine([FAST])
+    engine = FaultyEngine([FAST])
     async with OllamaServer(engine) as server, at_work(target_plan(server.url, model_plan())) as (target, metrics):
         await target.probe(PAIR)
         assert metrics.rows()[0].reading is not None
@@ -101,7 +102,7 @@ async def test_a_failure_withdraws_the_reading_and_the_next_good_probe_brings_it
 async def test_a_failure_is_one_log_line_with_its_remedy(caplog: pytest.LogCaptureFixture) -> None:
     """Target, model, reason, what was seen, and what to do; no traceback where the reason is known."""
     async with (
-        OllamaServer(ScriptedEngine([FAST])) as server,
+        OllamaServer(FaultyEngine([FAST])) as server,
         at_work(target_plan(server.url, model_plan("nope"))) as (target, _),
     ):
         await target.probe(ModelKey("t", "nope"))
@@ -124,7 +125,7 @@ MODELS = [
 
 async def test_installed_models_that_can_generate_are_found_and_never_cloud_ones() -> None:
     """An embedding model and one that runs elsewhere are left out; names are canonical, without `:latest`."""
-    async with OllamaServer(ScriptedEngine(MODELS)) as server:
+    async with OllamaServer(FaultyEngine(MODELS)) as server:
         plan = target_plan(server.url, models="installed")
         async with OllamaClient(plan) as asked:
             found = await discover(plan, asked)
@@ -135,7 +136,7 @@ async def test_installed_models_that_can_generate_are_found_and_never_cloud_ones
 
 async def test_loaded_models_are_followed_and_never_loaded_by_us() -> None:
     """Only what is loaded now; and a model that was unloaded meanwhile is skipped, not loaded again."""
-    engine = ScriptedEngine(MODELS)
+    engine = FaultyEngine(MODELS)
     async with OllamaServer(engine) as server:
         plan = target_plan(server.url, models="loaded")
         async with OllamaClient(plan) as asked:
@@ -149,7 +150,7 @@ async def test_loaded_models_are_followed_and_never_loaded_by_us() -> None:
 async def test_a_model_that_appears_or_goes_is_followed(caplog: pytest.LogCaptureFixture) -> None:
     """A new model is taken up at the next check, one that was removed loses its series."""
     caplog.set_level(logging.DEBUG)
-    engine = ScriptedEngine([FAST])
+    engine = FaultyEngine([FAST])
     async with (
         OllamaServer(engine) as server,
         at_work(target_plan(server.url, models="installed")) as (target, metrics),
@@ -165,7 +166,7 @@ async def test_a_model_that_appears_or_goes_is_followed(caplog: pytest.LogCaptur
 
 async def test_a_server_that_is_away_keeps_its_pairs() -> None:
     """A dead server must show as failing, not as having no models."""
-    server = OllamaServer(ScriptedEngine([FAST]))
+    server = OllamaServer(FaultyEngine([FAST]))
     url = await server.start()
     async with at_work(target_plan(url, models="installed")) as (target, metrics):
         await until(lambda: list(target.models) == [PAIR])
