@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ruleset import alerts, records
+from ruleset import alerts
+from ruleset import readings as records
 from ruleset.alerts import Links, Texts
-from ruleset.steps import Clock, demo_clock, duration
+from ruleset.intervals import Clock, demo_clock, duration
 
 RUNBOOK = "https://example.com/ollama-throughput-exporter/deploy/prometheus/runbook.md"
 DASHBOARD = "http://localhost:3000/d/ollama-throughput"

@@ -23,7 +23,8 @@ sys.path.append(str(ROOT / "tests/bench/alerts"))
 from histories import Event, Neighbours, Pair, Run, exposition, history  # noqa: E402
 from replay import Database, Grid, Replay, in_order, rules  # noqa: E402
 from report import WARNED  # noqa: E402
-from ruleset import causes, steps  # noqa: E402
+from ruleset import causes  # noqa: E402
+from ruleset import intervals as steps  # noqa: E402
 from run import START, results, scenario  # noqa: E402
 
 RULES = yaml.safe_load((FOLDER / "rules.yml").read_text())

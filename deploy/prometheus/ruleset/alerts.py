@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ruleset import steps
+from ruleset import intervals as steps
 from ruleset.causes import Cause, sample, sentence
-from ruleset.records import DEGENERATE, DROP, RATE, STATE, TRUNCATED, Rule, latest
-from ruleset.steps import PAIR, Clock, duration
+from ruleset.readings import DEGENERATE, DROP, RATE, STATE, TRUNCATED, Rule, latest
+from ruleset.intervals import PAIR, Clock, duration
 
 WHO = "{{ $labels.model }} on {{ $labels.target }}"
 GPU = (

@@ -25,7 +25,8 @@ TESTS = Path(__file__).parents[2]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "deploy/prometheus")]
 
 from generate_rules import rule_groups  # noqa: E402
-from ruleset import records, steps  # noqa: E402
+from ruleset import intervals as steps  # noqa: E402
+from ruleset import readings as records  # noqa: E402
 from ruleset.alerts import Links  # noqa: E402
 from support.programs import Prometheus, Release, run_prometheus  # noqa: E402
 

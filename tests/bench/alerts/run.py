@@ -22,7 +22,7 @@ from typing import Any
 from histories import BENIGN, LONG, USUAL, Event, Pair, exposition, history
 from replay import Database, Firing, Grid, Replay, firing
 from report import tell
-from ruleset import steps
+from ruleset import intervals as steps
 from support.programs import Release, releases
 
 START = 1_700_006_400 - 1_700_006_400 % 86400

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ruleset import steps
+from ruleset import intervals as steps
 from ruleset.causes import RANK, STATES, Cause
-from ruleset.steps import PAIR, Clock, at_least_runs, duration, on_ladder
+from ruleset.intervals import PAIR, Clock, at_least_runs, duration, on_ladder
 
 Rule = dict[str, Any]
 
