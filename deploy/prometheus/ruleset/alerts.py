@@ -1,37 +1,41 @@
-"""The alerts: thin reads of the records, with the words that a person woken by them needs."""
+"""The alerts: thin expressions over the recorded series, with the texts that an on-call person needs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ruleset import intervals as steps
-from ruleset.causes import Cause, sample, sentence
-from ruleset.readings import DEGENERATE, DROP, RATE, STATE, TRUNCATED, Rule, latest
-from ruleset.intervals import PAIR, Clock, duration
-
-WHO = "{{ $labels.model }} on {{ $labels.target }}"
-GPU = (
-    '{{ with printf "ollama_probe_decode_tokens_per_second{job=%q,target=%q,model=%q}" $labels.job $labels.target '
-    '$labels.model | query }} It last ran on: {{ . | first | label "gpu" }}.{{ end }}'
+from ruleset import thresholds
+from ruleset.annotations import CLOCK, GPU, MODEL, RATE_NOW, REFERENCE_NOW, TEMPERATURE, TIMEOUT, cause_sentence
+from ruleset.causes import Cause
+from ruleset.intervals import MODEL_KEY, Clock, format_duration
+from ruleset.recording import (
+    ALWAYS_CONTENDED,
+    DEGENERATE,
+    DROP,
+    FAILING,
+    RATE,
+    STATE,
+    TRUNCATED,
+    Rule,
+    last_slow,
 )
-RATE_NOW = sample(f"{RATE}:usable{{PAIR}}", 'printf "%.1f"')
-REFERENCE_NOW = sample(f"{RATE}:reference{{PAIR}}", 'printf "%.1f"')
-REFUSED = "model_missing|unsupported"
-HANGS = "no_first_token"
+
+MODEL_REASONS = "model_missing|unsupported"
+HANG_REASON = "no_first_token"
 
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where an alert leads: the runbook, whose sections are named like the alerts, and the dashboard of a pair."""
+    """The base URLs of an alert's links: the runbook, which has a section per alert, and the dashboard of a model."""
 
     runbook: str
     dashboard: str
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """Builds alerts that all have the same labels and annotations."""
+class AlertTemplate:
+    """What all alerts have in common: links, labels and the clock of their durations."""
 
     links: Links
     clock: Clock
@@ -39,13 +43,17 @@ class Texts:
     def alert(
         self, name: str, severity: str, expr: str, summary: str, description: str, *, hold: float = 0, wait: float = 0
     ) -> Rule:
-        """One alert. `hold` and `wait` are `keep_firing_for` and `for`, in seconds of wall clock."""
+        """Return an alerting rule. `hold` and `wait` are `keep_firing_for` and `for`, in seconds of wall clock."""
         variables = "var-target={{ $labels.target | urlquery }}&var-model={{ $labels.model | urlquery }}"
-        timing = {"for": wait, "keep_firing_for": hold}
+        timing = {
+            key: format_duration(max(self.clock.fast_interval, self.clock.scaled(seconds)))
+            for key, seconds in (("for", wait), ("keep_firing_for", hold))
+            if seconds
+        }
         return {
             "alert": name,
             "expr": expr,
-            **{key: duration(max(self.clock.tick, self.clock.scaled(value))) for key, value in timing.items() if value},
+            **timing,
             "labels": {"severity": severity},
             "annotations": {
                 "summary": summary,
@@ -56,173 +64,175 @@ class Texts:
         }
 
 
-def throughput(texts: Texts) -> Iterator[Rule]:
-    """The four levels, and lasting contention.
+def throughput(template: AlertTemplate) -> Iterator[Rule]:
+    """Yield the alerts of the four levels, and of lasting contention.
 
-    The value is the share of the reference that the last runs reached; with no reading left, that of the beginning.
+    Their value is the share of the reference rate that the last runs reached; without readings, the share at which the
+    alert began.
     """
 
     def active(level: str) -> str:
-        state = f'max by ({PAIR}, cause) ({DROP}{{level="{level}"}})'
+        state = f'max by ({MODEL_KEY}, cause) ({DROP}{{level="{level}"}})'
         now = f"{RATE}:ratio_best_recent" if level == "sudden" else f"{RATE}:ratio_recent"
-        return f"{state} * 0 + on ({PAIR}) group_left () {now}\nor {state}"
+        return f"{state} * 0 + on ({MODEL_KEY}) group_left () {now}\nor {state}"
 
-    now = f"Latest clean reading {RATE_NOW} tokens/s, reference {REFERENCE_NOW}."
-    for name, severity, level, summary, meaning in (
+    now = f"Last clean reading {RATE_NOW} tokens/s, reference rate {REFERENCE_NOW} tokens/s."
+    for name, severity, level, summary, condition in (
         (
             "OllamaProbeThroughputDropped",
             "critical",
             "sudden",
-            "fell suddenly to {{ $value | humanizePercentage }} of its normal rate",
+            "dropped to {{ $value | humanizePercentage }} of its reference rate",
             "Every clean reading of the last runs was slow.",
         ),
         (
             "OllamaProbeThroughputLow",
             "critical",
             "deep",
-            "has run for hours at {{ $value | humanizePercentage }} of its normal rate",
-            "The upper quartile of half a day is below three quarters of the reference.",
+            "has been at {{ $value | humanizePercentage }} of its reference rate for hours",
+            f"The upper quartile of 12 hours fell below {thresholds.DEEP_FIRES:.0%} of the reference rate.",
         ),
         (
             "OllamaProbeThroughputDegraded",
             "warning",
             "degraded",
-            "is degraded to {{ $value | humanizePercentage }} of its normal rate",
-            "Half a day and more of readings lie below the reference.",
+            "is degraded to {{ $value | humanizePercentage }} of its reference rate",
+            f"The upper quartile of 12 hours fell below {thresholds.DEGRADED_FIRES:.0%} of the reference rate, or the "
+            f"median of 24 hours below {thresholds.DEGRADED_DAY_FIRES:.0%}.",
         ),
         (
             "OllamaProbeThroughputReduced",
             "info",
             "small",
-            "is a little slow, at {{ $value | humanizePercentage }} of its normal rate",
-            "The median of two days lies below the reference.",
+            "is slightly below its reference rate, at {{ $value | humanizePercentage }}",
+            f"The median of 48 hours fell below {thresholds.SMALL_FIRES:.0%} of the reference rate.",
         ),
     ):
-        yield texts.alert(name, severity, active(level), f"{WHO} {summary}", f"{sentence()} {meaning} {now}{GPU}")
-    contended = latest("ollama_probe:always_contended:measured_ratio", texts.clock)
-    yield texts.alert(
+        description = f"{cause_sentence()} {condition} {now}{GPU}"
+        yield template.alert(name, severity, active(level), f"{MODEL} {summary}", description)
+    contended = last_slow(ALWAYS_CONTENDED, template.clock)
+    yield template.alert(
         "OllamaProbeAlwaysContended",
         "warning",
         f'label_replace({contended}, "cause", "{Cause.CONTENDED}", "", "")',
-        f"{WHO} is hardly ever measured alone, and runs at {{{{ $value | humanizePercentage }}}} of its normal rate",
-        "Over three quarters of half a day's readings were taken beside other work on the GPU, so none of the other "
-        "throughput alerts can judge the rate: the other work is the finding. "
-        f"Reference {REFERENCE_NOW} tokens/s.{GPU}",
+        f"{MODEL} is almost always contended, and at {{{{ $value | humanizePercentage }}}} of its reference rate",
+        f"Other work used the GPU during more than {thresholds.ALWAYS_CONTENDED_SHARE:.0%} of the readings of 12 hours. "
+        "The other throughput alerts ignore contended readings and cannot evaluate this model. "
+        f"Reference rate {REFERENCE_NOW} tokens/s.{GPU}",
         hold=7200,
     )
 
 
-def outages(texts: Texts) -> Iterator[Rule]:
-    """Whatever leaves no reading to judge; failing takes three runs, and the reason of most decides the alert."""
-    failing = "ollama_probe:failing:share"
-    last_error = "The log of the exporter and `ollama-throughput-exporter probe` say more."
-    yield texts.alert(
+def outages(template: AlertTemplate) -> Iterator[Rule]:
+    """Yield the alerts of missing readings. Failing takes three runs, and the reason of most of them selects the alert."""
+    clock = template.clock
+    see_also = "See the log of the exporter, or run `ollama-throughput-exporter probe`."
+    yield template.alert(
         "OllamaProbeModelMissing",
         "warning",
-        f'{failing}{{reason=~"{REFUSED}"}}',
-        f"{WHO} cannot be probed: {{{{ $labels.reason }}}}",
-        f"The server answers but does not have the model, or cannot generate with it, for three runs. {last_error}",
+        f'{FAILING}{{reason=~"{MODEL_REASONS}"}}',
+        f"{MODEL} cannot be probed: {{{{ $labels.reason }}}}",
+        "At least three probes in a row failed: the server answers, but does not have the model or cannot generate "
+        f"text with it. {see_also}",
     )
-    yield texts.alert(
+    yield template.alert(
         "OllamaProbeGenerationHangs",
         "critical",
-        f'{failing}{{reason="{HANGS}"}} and on (job, target) (max by (job, target) (ollama_probe_up) == 1)',
-        f"{WHO} accepts requests but generates nothing",
-        "No first token came within the probe's timeout, three runs in a row, while the server answers otherwise. "
-        "Either the runner hangs, or all of the model's slots were busy throughout: a long queue looks the same from "
-        "outside.",
+        f'{FAILING}{{reason="{HANG_REASON}"}} and on (job, target) (max by (job, target) (ollama_probe_up) == 1)',
+        f"{MODEL} accepts requests but generates nothing",
+        "At least three probes in a row received no first token within their timeout, although the server answers "
+        "other requests. Either the runner hangs, or all parallel slots of the model were busy: a long queue cannot "
+        "be distinguished from a hang.",
     )
-    yield texts.alert(
+    yield template.alert(
         "OllamaProbeFailing",
         "warning",
-        f'{failing}{{reason!~"{REFUSED}|{HANGS}"}}',
-        f"{WHO}: probes fail: {{{{ $labels.reason }}}}",
-        "Three runs in a row measured nothing, most of them for the reason named (`mixed`: no reason has most). "
-        f"{last_error}",
+        f'{FAILING}{{reason!~"{MODEL_REASONS}|{HANG_REASON}"}}',
+        f"Probes of {MODEL} fail: {{{{ $labels.reason }}}}",
+        "At least three probes in a row failed, most of them with this reason (`mixed`: no reason has a majority). "
+        f"{see_also}",
     )
-    tick = texts.clock.tick
-    last_run = f"max by ({PAIR}) (ollama_probe_last_run_timestamp_seconds)"
-    interval, timeout = (f"max by ({PAIR}) (ollama_probe_{name}_seconds)" for name in ("interval", "timeout"))
+    last_run = f"max by ({MODEL_KEY}) (ollama_probe_last_run_timestamp_seconds)"
+    interval, timeout = (f"max by ({MODEL_KEY}) (ollama_probe_{name}_seconds)" for name in ("interval", "timeout"))
     process = "on (job, instance) group_left () process_start_time_seconds"
-    started = f"max by ({PAIR}) (ollama_probe_interval_seconds * 0 + {process})"
-    yield texts.alert(
+    started = f"max by ({MODEL_KEY}) (ollama_probe_interval_seconds * 0 + {process})"
+    yield template.alert(
         "OllamaProbeStale",
         "warning",
-        f"time() - ({last_run} or {started})\n> 3 * {interval} + {timeout} + {tick:g}",
-        f"{WHO} has not been probed for {{{{ $value | humanizeDuration }}}}",
-        "The exporter is up, but three intervals and a timeout have passed without a run: its schedule is stuck, or "
-        "the probes of this target take longer than their intervals.",
+        f"time() - ({last_run} or {started})\n> 3 * {interval} + {timeout} + {clock.fast_interval:g}",
+        f"{MODEL} has not been probed for {{{{ $value | humanizeDuration }}}}",
+        "The exporter is up, but more than three intervals and a timeout have passed without a probe: its schedule is "
+        "stuck, or the probes of this target take longer than their intervals.",
     )
-    yield texts.alert(
+    yield template.alert(
         "OllamaProbeTargetDown",
         "critical",
         "max by (job, target) (ollama_probe_up) == 0",
-        "The Ollama server {{ $labels.target }} does not answer",
-        "The exporter has asked it for its version every minute, and got no answer within 5 seconds.",
+        "The Ollama server {{ $labels.target }} is down",
+        "The server has not answered /api/version within 5 seconds for 5 minutes.",
         wait=300,
     )
-    known = f"last_over_time(ollama_probe_build_info[{texts.clock.window(21600)}])"
+    known = f"last_over_time(ollama_probe_build_info[{clock.window(21600)}])"
     down = f"max by (job, instance) (up) == 0 and on (job, instance) {known}"
-    day = texts.clock.window(86400)
+    day = clock.window(thresholds.DAY)
     up = "count by (job) (ollama_probe_build_info)"
-    ran = f"max by ({PAIR}) (ollama_probe_last_run_timestamp_seconds offset {day})"
-    yield texts.alert(
+    ran = f"max by ({MODEL_KEY}) (ollama_probe_last_run_timestamp_seconds offset {day})"
+    yield template.alert(
         "OllamaProbeSeriesMissing",
         "warning",
-        f"({ran} unless on ({PAIR}) ollama_probe_interval_seconds)\nand on (job) {up}\nunless on (job) ({down})",
-        f"{WHO} is no longer probed",
-        "It was a day ago, and the exporters of its job are up. If it was taken out of the configuration on purpose, "
-        "this ends by itself a day later.",
+        f"({ran} unless on ({MODEL_KEY}) ollama_probe_interval_seconds)\nand on (job) {up}\nunless on (job) ({down})",
+        f"{MODEL} is no longer probed",
+        "It was probed a day ago, and the exporters of its job are up. If it was removed from the configuration on "
+        "purpose, this alert resolves one day after the removal.",
         wait=900,
     )
-    yield texts.alert(
+    yield template.alert(
         "OllamaProbeExporterDown",
         "warning",
         f"{down}\nor (max by (job) ({known}) unless on (job) up)",
-        "The exporter {{ $labels.job }} {{ $labels.instance }} cannot be scraped",
-        "Nothing of its models is known until it returns. Throughput alerts that fire are held for six hours.",
+        "The exporter of job {{ $labels.job }}{{ with $labels.instance }} on {{ . }}{{ end }} cannot be scraped",
+        "Its models are not monitored until it returns. Throughput alerts that are firing are held for six hours.",
         wait=600,
     )
 
 
-def conditions(texts: Texts) -> Iterator[Rule]:
-    """States that are worth knowing without a drop: of three runs, so that one odd reading is nothing."""
+def conditions(template: AlertTemplate) -> Iterator[Rule]:
+    """Yield the alerts of states that matter without a drop, averaged over three runs to ignore a single reading."""
     hold = 900.0
-    week = f"[{texts.clock.window(steps.NORM_WINDOW)}:{texts.clock.window(steps.HOUR)}]"
+    week = f"[{template.clock.window(thresholds.NORM_WINDOW)}:{template.clock.window(thresholds.HOUR)}]"
     chronic = f'sum_over_time({STATE}:latest{{state="{Cause.CPU}"}}{week}) > 150'
-    yield texts.alert(
+    yield template.alert(
         "OllamaProbeModelPartlyOnCPU",
         "info",
-        f'{STATE}:recent{{state="{Cause.PARTIAL_OFFLOAD}"}} > 0.02\nunless on ({PAIR}) ({chronic})',
-        f"{{{{ $value | humanizePercentage }}}} of {WHO} is not on a GPU",
-        "Layers that run on the CPU slow the whole model: a quarter of them can cost most of the rate. A model that "
-        f"has been wholly on the CPU for a week is taken for meant so.{GPU}",
+        f'{STATE}:recent{{state="{Cause.PARTIAL_OFFLOAD}"}} > 0.02\nunless on ({MODEL_KEY}) ({chronic})',
+        f"{{{{ $value | humanizePercentage }}}} of {MODEL} is not on a GPU",
+        "Layers on the CPU slow down the whole model: a quarter of them can cost most of the rate. This alert ends when "
+        f"the model has been entirely on the CPU for a week, which is then assumed to be intended.{GPU}",
         hold=hold,
     )
-    yield texts.alert(
+    yield template.alert(
         "OllamaProbeThermalThrottling",
         "info",
         f'{STATE}:recent{{state="{Cause.THERMAL}"}} > 0.3',
-        f"The GPU of {WHO} is throttled by heat {{{{ $value | humanizePercentage }}}} of the time",
-        f"Temperature {sample('max(ollama_probe_gpu_temperature_celsius{PAIR})')} degrees Celsius, clock "
-        f"{sample('min(ollama_probe_gpu_clock_hertz{PAIR})')}Hz, during the last three probes.{GPU}",
+        f"The GPU of {MODEL} is thermally throttled {{{{ $value | humanizePercentage }}}} of the time",
+        f"Temperature {TEMPERATURE} degrees Celsius, clock {CLOCK}Hz, during the last three probes.{GPU}",
         hold=hold,
     )
-    yield texts.alert(
+    yield template.alert(
         "OllamaProbeDegenerateOutput",
         "warning",
         f'{STATE}:recent{{state="{DEGENERATE}"}} > 0.9',
-        f"{WHO} repeats itself: {{{{ $value | humanizePercentage }}}} of its chunks are repetitions",
-        f"The last three answers were nearly one token over and over. A rate measured so says nothing.{GPU}",
+        f"{MODEL} repeats itself: {{{{ $value | humanizePercentage }}}} of its chunks are repetitions",
+        "The last three answers consist almost entirely of one repeated token. A rate measured on such an answer is "
+        f"meaningless.{GPU}",
         hold=hold,
     )
-    yield texts.alert(
+    yield template.alert(
         "OllamaProbeAlwaysTruncated",
         "warning",
         f'{STATE}:recent{{state="{TRUNCATED}"}} > 0.99',
-        f"{WHO} never finishes an answer",
-        "The last three answers were cut by the probe's timeout, or by the server; rates are by the client's clock "
-        f"then. Latest clean reading {RATE_NOW} tokens/s, timeout "
-        f"{sample('max(ollama_probe_timeout_seconds{PAIR})')} s.{GPU}",
+        f"{MODEL} never finishes an answer",
+        "The last three answers were cut off by the timeout of the probe or by the server. Their rates are measured with "
+        f"the exporter's clock. Last clean reading {RATE_NOW} tokens/s, timeout {TIMEOUT} s.{GPU}",
         hold=hold,
     )
