@@ -34,7 +34,7 @@ bench-alerts: .venv/dev programs ## what the shipped alert rules catch and miss,
 
 rules: .venv/dev ## write the alert rules, the compose demo's too (ARGS="--runbook-url URL --dashboard-url URL")
 	$(BIN)/python deploy/prometheus/generate_rules.py $(ARGS) --output deploy/prometheus/rules.yml
-	$(BIN)/python deploy/prometheus/generate_rules.py --step 15 --output deploy/compose/rules-demo.yml
+	$(BIN)/python deploy/prometheus/generate_rules.py --demo-interval 15 --output deploy/compose/rules-demo.yml
 
 dashboards: .venv/dev ## write the Grafana dashboards
 	$(BIN)/python grafana/build.py

@@ -61,8 +61,8 @@ def receive(webhook: programs.Webhook, alertname: str, status: str) -> dict[str,
 def rules(tmp_path: Path) -> Path:
     """Return the shipped rules, rendered for this test's interval."""
     file = tmp_path / "rules.yml"
-    program, step = str(DEPLOY / "prometheus/generate_rules.py"), str(INTERVAL_SECONDS)
-    subprocess.run([sys.executable, program, "--step", step, "--output", str(file)], check=True, timeout=60)
+    program, interval = str(DEPLOY / "prometheus/generate_rules.py"), str(INTERVAL_SECONDS)
+    subprocess.run([sys.executable, program, "--demo-interval", interval, "--output", str(file)], check=True, timeout=60)
     return file
 
 

@@ -147,7 +147,7 @@ def test_the_demos_rules_are_fresh() -> None:
     interval = 15  # seconds, see exporter/demo.py
     generator = ROOT / "deploy/prometheus/generate_rules.py"
     made = subprocess.run(
-        [sys.executable, generator, f"--step={interval}"], capture_output=True, check=True, timeout=60
+        [sys.executable, generator, f"--demo-interval={interval}"], capture_output=True, check=True, timeout=60
     )
     assert made.stdout == (FOLDER / "rules-demo.yml").read_bytes()
 

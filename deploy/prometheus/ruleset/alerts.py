@@ -97,8 +97,10 @@ def throughput(template: AlertTemplate) -> Iterator[Rule]:
             "warning",
             "degraded",
             "is degraded to {{ $value | humanizePercentage }} of its reference rate",
-            f"The upper quartile of 12 hours fell below {thresholds.DEGRADED_FIRES:.0%} of the reference rate, or the "
-            f"median of 24 hours below {thresholds.DEGRADED_DAY_FIRES:.0%}.",
+            (
+                f"The upper quartile of 12 hours fell below {thresholds.DEGRADED_FIRES:.0%} of the reference rate, or "
+                f"the median of 24 hours below {thresholds.DEGRADED_DAY_FIRES:.0%}."
+            ),
         ),
         (
             "OllamaProbeThroughputReduced",
@@ -116,15 +118,18 @@ def throughput(template: AlertTemplate) -> Iterator[Rule]:
         "warning",
         f'label_replace({contended}, "cause", "{Cause.CONTENDED}", "", "")',
         f"{MODEL} is almost always contended, and at {{{{ $value | humanizePercentage }}}} of its reference rate",
-        f"Other work used the GPU during more than {thresholds.ALWAYS_CONTENDED_SHARE:.0%} of the readings of 12 hours. "
-        "The other throughput alerts ignore contended readings and cannot evaluate this model. "
+        f"Other work used the GPU during more than {thresholds.ALWAYS_CONTENDED_SHARE:.0%} of the readings of 12 "
+        "hours. The other throughput alerts ignore contended readings and cannot evaluate this model. "
         f"Reference rate {REFERENCE_NOW} tokens/s.{GPU}",
         hold=7200,
     )
 
 
 def outages(template: AlertTemplate) -> Iterator[Rule]:
-    """Yield the alerts of missing readings. Failing takes three runs, and the reason of most of them selects the alert."""
+    """Yield the alerts of missing readings.
+
+    Failing takes three runs, and the reason of most of them selects the alert.
+    """
     clock = template.clock
     see_also = "See the log of the exporter, or run `ollama-throughput-exporter probe`."
     yield template.alert(
@@ -206,8 +211,8 @@ def conditions(template: AlertTemplate) -> Iterator[Rule]:
         "info",
         f'{STATE}:recent{{state="{Cause.PARTIAL_OFFLOAD}"}} > 0.02\nunless on ({MODEL_KEY}) ({chronic})',
         f"{{{{ $value | humanizePercentage }}}} of {MODEL} is not on a GPU",
-        "Layers on the CPU slow down the whole model: a quarter of them can cost most of the rate. This alert ends when "
-        f"the model has been entirely on the CPU for a week, which is then assumed to be intended.{GPU}",
+        "Layers on the CPU slow down the whole model: a quarter of them can cost most of the rate. This alert ends "
+        f"when the model has been entirely on the CPU for a week, which is then assumed to be intended.{GPU}",
         hold=hold,
     )
     yield template.alert(
@@ -232,7 +237,7 @@ def conditions(template: AlertTemplate) -> Iterator[Rule]:
         "warning",
         f'{STATE}:recent{{state="{TRUNCATED}"}} > 0.99',
         f"{MODEL} never finishes an answer",
-        "The last three answers were cut off by the timeout of the probe or by the server. Their rates are measured with "
-        f"the exporter's clock. Last clean reading {RATE_NOW} tokens/s, timeout {TIMEOUT} s.{GPU}",
+        "The last three answers were cut off by the timeout of the probe or by the server. Their rates are measured "
+        f"with the exporter's clock. Last clean reading {RATE_NOW} tokens/s, timeout {TIMEOUT} s.{GPU}",
         hold=hold,
     )

@@ -17,7 +17,6 @@ from ruleset.recording import (
     STATE,
     TRUNCATED,
     Rule,
-    last_slow,
     record,
 )
 

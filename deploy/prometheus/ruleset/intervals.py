@@ -161,7 +161,7 @@ def failing_window(clock: Clock, interval: IntervalRange) -> float:
 
 
 def change_presence(clock: Clock, interval: IntervalRange) -> float:
-    """Return how many seconds a version counts as current after its last reading, failed and contended runs included."""
+    """Return how many seconds a version counts as current after its last reading, across failed runs."""
     return max(125 * clock.fast_interval, 2 * interval.high + 5 * clock.fast_interval)
 
 
