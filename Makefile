@@ -15,6 +15,9 @@ help: ## list these targets
 test: .venv/dev programs lint ## lint, then the whole suite (ARGS="-k probe" for a part)
 	$(BIN)/python -m pytest --durations=10 $(ARGS)
 
+test-slow: .venv/dev programs ## the tests that take minutes each: the alert rules over simulated months
+	$(BIN)/python -m pytest -m slow --durations=10 $(ARGS)
+
 lint: .venv/dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -88,4 +91,4 @@ clean: ## remove what these targets made in this folder
 	$(INSTALL_SELF)
 	@touch .venv/demo
 
-.PHONY: help test lint demo run bench bench-alerts rules dashboards chart docs image test-containers dist lock programs clean
+.PHONY: help test test-slow lint demo run bench bench-alerts rules dashboards chart docs image test-containers dist lock programs clean

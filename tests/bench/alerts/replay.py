@@ -1,10 +1,10 @@
-"""Replays months of history through the shipped rules, with a real Prometheus as the judge of every expression.
+"""Evaluates the shipped rules over months of history, every expression in a real Prometheus.
 
-Prometheus cannot be given another clock, and promtool's simulated one takes minutes of CPU for each month. So the raw
-series are written as blocks, each rule is asked with `query_range` over the whole history, its answer is written as
-blocks in turn, and so on, a rule after those that it reads. Two things are not functions of what came before in the
-database, and are a few lines here: the records that carry themselves (`own_normal`, `latched`), and an alert's `for`
-and `keep_firing_for` (`firing`). tests/test_rules.py holds them to promtool's word.
+Prometheus has no simulated clock, and promtool's takes minutes of CPU time per month. Therefore the raw series are
+written as blocks, each rule is evaluated with `query_range` over the whole history, its result is written as blocks in
+turn, and so on, each rule after those it reads. Two things depend on more than the database and are implemented here:
+records that read themselves (`held_baseline`, `latched`), and an alert's `for` and `keep_firing_for` (`firing`).
+tests/deploy/test_rules.py compares them with promtool.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ import httpx
 TESTS = Path(__file__).parents[2]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "deploy/prometheus")]
 
-from generate_rules import rule_groups  # noqa: E402
-from ruleset import intervals as steps  # noqa: E402
-from ruleset import readings as records  # noqa: E402
-from ruleset.alerts import Links  # noqa: E402
-from support.programs import Prometheus, Release, run_prometheus  # noqa: E402
+from generate_rules import rule_groups  # noqa: E402 - needs the path above
+from ruleset import drops, recording, thresholds  # noqa: E402 - needs the path above
+from ruleset.alerts import Links  # noqa: E402 - needs the path above
+from ruleset.intervals import MODEL_KEY, Clock  # noqa: E402 - needs the path above
+from support.programs import Prometheus, Release, run_prometheus  # noqa: E402 - needs the path above
 
 Labels = tuple[tuple[str, str], ...]
 Series = dict[Labels, dict[int, float]]
-"""Values by labels and by number of the step."""
+"""Values by labels and by step number."""
 
 Firing = dict[Labels, set[int]]
-"""The steps at which an alert fires, by its labels."""
+"""Steps at which an alert fires, by its labels."""
 Rule = dict[str, Any]
 
-PAIR = ("job", "target", "model")
+SAMPLES_PER_QUERY = 10_000  # Prometheus refuses more than 11,000 points per series
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The moments of a history: `count` of them, `step` seconds apart."""
+    """The times of a history: `count` of them, `step` seconds apart."""
 
     start: int
     step: int
     count: int
 
     def times(self) -> range:
-        """Unix seconds."""
+        """Return the times in Unix seconds."""
         return range(self.start, self.start + self.step * self.count, self.step)
 
 
 class Database:
-    """A folder of blocks, and a Prometheus that answers for them between `write` and `close`."""
+    """A folder of blocks, with a Prometheus that serves them between `write` and `close`."""
 
     def __init__(self, folder: Path, grid: Grid, release: Release) -> None:
         self.grid = grid
@@ -65,7 +65,7 @@ class Database:
         (folder / "data").mkdir(parents=True)
 
     def write(self, samples: Iterable[str]) -> None:
-        """Add samples, given as OpenMetrics lines without the end; Prometheus is restarted to see them."""
+        """Add samples, given as OpenMetrics lines without the end marker. Restarts Prometheus, which then sees them."""
         self.close()
         text, blocks = self._folder / "samples.om", self._folder / "blocks"
         with text.open("w") as file:
@@ -83,7 +83,7 @@ class Database:
                 "--storage.tsdb.retention.time=100y",
                 "--query.max-samples=1000000000",
                 "--query.timeout=30m",
-                # Blocks written afterwards hold no marks of where a series ends: a sample counts at its own step alone.
+                # Backfilled blocks have no staleness markers, so a sample must be valid at its own step only.
                 f"--query.lookback-delta={self.grid.step - 1}s",
             )
         )
@@ -93,12 +93,12 @@ class Database:
         self._running.close()
 
     def query(self, expr: str) -> Series:
-        """What an expression says at each step."""
+        """Return the values of an expression at every step."""
         assert self._prometheus, "nothing was written yet"
         found: Series = {}
-        grid, at_once = self.grid, 10_000
-        for first in range(0, grid.count, at_once):
-            last = min(first + at_once, grid.count) - 1
+        grid = self.grid
+        for first in range(0, grid.count, SAMPLES_PER_QUERY):
+            last = min(first + SAMPLES_PER_QUERY, grid.count) - 1
             span = {"start": grid.start + first * grid.step, "end": grid.start + last * grid.step, "step": grid.step}
             address = f"{self._prometheus.url}/api/v1/query_range"
             answer = httpx.post(address, data={"query": expr, **span}, timeout=1800, trust_env=False)
@@ -111,54 +111,54 @@ class Database:
 
 
 def lines(name: str, series: Series, grid: Grid) -> Iterator[str]:
-    """OpenMetrics lines of one metric."""
+    """Yield the samples of one metric as OpenMetrics lines."""
     for labels, values in series.items():
-        pairs = ",".join(f'{key}="{value}"' for key, value in labels)
-        head = f"{name}{{{pairs}}} "
+        matchers = ",".join(f'{key}="{value}"' for key, value in labels)
+        head = f"{name}{{{matchers}}} "
         yield from (f"{head}{value!r} {grid.start + step * grid.step}\n" for step, value in sorted(values.items()))
 
 
-def pair(labels: Labels) -> Labels:
-    """A series' pair."""
-    return tuple(item for item in labels if item[0] in PAIR)
+def model_labels(labels: Labels) -> Labels:
+    """Return those labels of a series that identify its model."""
+    return tuple(item for item in labels if item[0] in MODEL_KEY.split(", "))
 
 
-def rules(clock: steps.Clock) -> tuple[list[Rule], list[Rule]]:
-    """The recording and the alerting rules that are shipped, rendered for a clock."""
+def rules(clock: Clock) -> tuple[list[Rule], list[Rule]]:
+    """Return the shipped recording rules and alerting rules, rendered for a clock."""
     found = [rule for group in rule_groups(clock, Links("runbook", "dashboard")) for rule in group["rules"]]
     return [rule for rule in found if "record" in rule], [rule for rule in found if "alert" in rule]
 
 
-def own_normal(candidate: Series, workload: Series, grid: Grid, clock: steps.Clock) -> Series:
-    """`…:own`: the candidate where it is higher than what was held, which decays."""
-    decay = 1 - steps.OWN_DECAY_PER_DAY * clock.slow_step / clock.scale / steps.DAY
-    memory = int(clock.scaled(steps.OWN_MEMORY) // grid.step)
-    own: Series = {}
+def held_baseline(candidate: Series, workload: Series, grid: Grid, clock: Clock) -> Series:
+    """Return the record `:own`: the candidate where it is higher than the held value, which decays."""
+    decay = 1 - thresholds.BASELINE_DECAY_PER_DAY * clock.slow_sampling / clock.scale / thresholds.DAY
+    memory = int(clock.scaled(thresholds.BASELINE_MEMORY) // grid.step)
+    baseline: Series = {}
     for labels, present in workload.items():
-        values, offered, last = own.setdefault(labels, {}), candidate.get(labels, {}), -memory - 1
+        values, offered, last = baseline.setdefault(labels, {}), candidate.get(labels, {}), -memory - 1
         for step in sorted(present):
             held = values[last] * decay if step - last <= memory else None
             new = offered.get(step)
             if held is not None or new is not None:
                 values[step] = max(value for value in (held, new) if value is not None)
                 last = step
-    return own
+    return baseline
 
 
 def latched(*, fires: Series, clears: Series, exists: Series, first: Series, count: int, memory: int) -> Series:
-    """`…:drop:active` of one level: held with its cause and value from when it fires until it clears."""
+    """Return the record `ollama_probe:drop:active` of one level: held from when it fires until it clears."""
     causes: dict[Labels, dict[int, str]] = {}
     for labels, values in first.items():
-        causes.setdefault(pair(labels), {}).update(dict.fromkeys(values, dict(labels)["cause"]))
+        causes.setdefault(model_labels(labels), {}).update(dict.fromkeys(values, dict(labels)["cause"]))
     active: Series = {}
-    for who in exists:
+    for model in exists:
         held: tuple[Labels, float, int] | None = None
         for step in range(count):
-            keeps = held and step - held[2] <= memory and step in exists[who] and step not in clears.get(who, {})
+            keeps = held and step - held[2] <= memory and step in exists[model] and step not in clears.get(model, {})
             if keeps and held:
                 held = (held[0], held[1], step)
-            elif step in fires.get(who, {}) and step in causes.get(who, {}):
-                held = ((*who, ("cause", causes[who][step])), fires[who][step], step)
+            elif step in fires.get(model, {}) and step in causes.get(model, {}):
+                held = ((*model, ("cause", causes[model][step])), fires[model][step], step)
             else:
                 continue
             active.setdefault(tuple(sorted(held[0])), {})[step] = held[1]
@@ -166,7 +166,7 @@ def latched(*, fires: Series, clears: Series, exists: Series, first: Series, cou
 
 
 def firing(truth: Series, *, wait: float, hold: float, step: float) -> Firing:
-    """When an alert fires: `for` and `keep_firing_for` over what its expression says."""
+    """Return the steps at which an alert fires, given where its expression holds, its `for` and `keep_firing_for`."""
     result: Firing = {}
     for labels, values in truth.items():
         since: int | None = None
@@ -185,10 +185,10 @@ def firing(truth: Series, *, wait: float, hold: float, step: float) -> Firing:
     return result
 
 
-def in_order(recording: Sequence[Rule]) -> Iterator[list[str]]:
-    """Names of records, each after those that it reads, in lists of which none needs another."""
+def in_order(recording_rules: Sequence[Rule]) -> Iterator[list[str]]:
+    """Yield the names of records in batches; each batch reads only records of earlier batches."""
     waiting: dict[str, set[str]] = {}
-    for rule in recording:
+    for rule in recording_rules:
         waiting.setdefault(rule["record"], set()).update(re.findall(r"ollama_probe:[a-z0-9_:]+", rule["expr"]))
     while waiting:
         ready = sorted(name for name, needs in waiting.items() if not needs & waiting.keys() - {name})
@@ -199,61 +199,61 @@ def in_order(recording: Sequence[Rule]) -> Iterator[list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The rules over one database, for pairs of one step of the ladder."""
+    """The rules over one database, for models of one range of intervals."""
 
     database: Database
-    clock: steps.Clock
+    clock: Clock
     only: Sequence[str] = ()
-    """Alerts to ask for; all of them if empty."""
+    """Alerts to evaluate; all of them if empty."""
 
     def run(self) -> dict[str, Firing]:
-        """Evaluate everything; returns when each alert fires, by its labels."""
-        recording, alerts = rules(self.clock)
-        for names in in_order(recording):
-            answers = {name: self.answer(name, recording) for name in names}
+        """Evaluate all rules and return when each alert fires."""
+        recording_rules, alerts = rules(self.clock)
+        for names in in_order(recording_rules):
+            results = {name: self.record(name, recording_rules) for name in names}
             self.database.write(
-                line for name, series in answers.items() for line in lines(name, series, self.database.grid)
+                line for name, series in results.items() for line in lines(name, series, self.database.grid)
             )
         return {rule["alert"]: self.alert(rule) for rule in alerts if not self.only or rule["alert"] in self.only}
 
-    def answer(self, name: str, recording: Sequence[Rule]) -> Series:
-        """All series of one record."""
+    def record(self, name: str, recording_rules: Sequence[Rule]) -> Series:
+        """Return all series of one record."""
         query, grid = self.database.query, self.database.grid
-        if name == f"{records.RATE}:own":
-            workload = query(f"max by ({steps.PAIR}, hash) (ollama_probe_workload_info)")
-            return own_normal(query(f"{records.RATE}:candidate"), workload, grid, self.clock)
-        if name == records.DROP:
+        if name == f"{recording.RATE}:own":
+            workload = query(f"max by ({MODEL_KEY}, hash) (ollama_probe_workload_info)")
+            return held_baseline(query(f"{recording.RATE}:candidate"), workload, grid, self.clock)
+        if name == recording.DROP:
             return {
                 tuple(sorted((*labels, ("level", level.name)))): values
-                for level in records.levels(self.clock)
+                for level in drops.levels(self.clock)
                 for labels, values in self.latch(level).items()
             }
         return {
             tuple(sorted((dict(labels) | rule.get("labels", {})).items())): values
-            for rule in recording
+            for rule in recording_rules
             if rule["record"] == name
             for labels, values in query(rule["expr"]).items()
         }
 
-    def latch(self, level: records.Level) -> Series:
-        """One level of a drop."""
+    def latch(self, level: drops.Level) -> Series:
+        """Return the latched record of one level."""
         query, grid = self.database.query, self.database.grid
-        hold = self.clock.window(steps.HOLD_WITHOUT_READINGS)
-        exists = query(f"max by ({steps.PAIR}) (last_over_time(ollama_probe_interval_seconds[{hold}]))")
+        hold = self.clock.window(thresholds.HOLD_WITHOUT_READINGS)
+        exists = query(f"max by ({MODEL_KEY}) (last_over_time(ollama_probe_interval_seconds[{hold}]))")
         memory = int(self.clock.latch_memory // grid.step)
-        first = query("ollama_probe:suspect:first")
+        first = query(f"{recording.SUSPECT}:first")
         fires, clears = query(level.fires), query(level.clears)
         return latched(fires=fires, clears=clears, exists=exists, first=first, count=grid.count, memory=memory)
 
     def alert(self, rule: Rule) -> Firing:
-        """When one alert fires."""
+        """Return when one alert fires."""
         wait, hold = (seconds(rule.get(key, "0s")) for key in ("for", "keep_firing_for"))
         return firing(self.database.query(rule["expr"]), wait=wait, hold=hold, step=self.database.grid.step)
 
 
 def seconds(duration: str) -> float:
-    """A duration of the rules in seconds."""
+    """Return the seconds of a duration as the generator writes it."""
     match = re.fullmatch(r"(\d+)(d|h|m|s|ms)", duration)
     if not match:
-        raise ValueError(f"{duration}: not a duration as the generator writes it")
+        raise ValueError(f"{duration} is not a duration of a single unit")
     return int(match[1]) * {"d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0.001}[match[2]]
