@@ -15,7 +15,7 @@ help: ## list these targets
 test: .venv/dev programs lint ## lint, then the whole suite (ARGS="-k probe" for a part)
 	$(BIN)/python -m pytest --durations=10 $(ARGS)
 
-test-slow: .venv/dev programs ## the tests that take minutes each: the alert rules over simulated months
+test-slow: .venv/dev programs ## the tests left out of `make test`: the alert rules over simulated months
 	$(BIN)/python -m pytest -m slow --durations=10 $(ARGS)
 
 lint: .venv/dev ## ruff and mypy

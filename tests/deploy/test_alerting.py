@@ -62,7 +62,9 @@ def rules(tmp_path: Path) -> Path:
     """Return the shipped rules, rendered for this test's interval."""
     file = tmp_path / "rules.yml"
     program, interval = str(DEPLOY / "prometheus/generate_rules.py"), str(INTERVAL_SECONDS)
-    subprocess.run([sys.executable, program, "--demo-interval", interval, "--output", str(file)], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, program, "--demo-interval", interval, "--output", str(file)], check=True, timeout=60
+    )
     return file
 
 

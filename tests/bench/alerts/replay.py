@@ -4,7 +4,7 @@ Prometheus has no simulated clock, and promtool's takes minutes of CPU time per 
 written as blocks, each rule is evaluated with `query_range` over the whole history, its result is written as blocks in
 turn, and so on, each rule after those it reads. Two things depend on more than the database and are implemented here:
 records that read themselves (`held_baseline`, `latched`), and an alert's `for` and `keep_firing_for` (`firing`).
-tests/deploy/test_rules.py compares them with promtool.
+tests/deploy/test_alert_benchmark.py compares them with promtool.
 """
 
 from __future__ import annotations
