@@ -1,12 +1,12 @@
-# The exporter's image. Build it at the top of the project:  docker build -t ollama-throughput-exporter:TAG .
-# Any base with Python 3.11 to 3.13 and pip serves; both stages must use the same one, for the virtual environment
-# points at its interpreter.
+# Build in the root folder of the project:  docker build -t ollama-throughput-exporter:TAG .
+# The base image can be any with a supported Python and pip. Both stages must use the same one, because the virtual
+# environment refers to its interpreter.
 ARG BASE_IMAGE=python:3.13-slim-trixie
 
 FROM ${BASE_IMAGE} AS build
 WORKDIR /src
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-# Without pip inside: it is installed from outside, so the final stage receives nothing that can install.
+# The virtual environment has no pip: packages are installed from outside.
 RUN python -m venv --without-pip /opt/exporter
 COPY requirements/build.txt requirements/run.txt requirements/
 RUN python -m pip --python /opt/exporter/bin/python install --require-hashes --only-binary :all: -r requirements/run.txt \
@@ -24,10 +24,10 @@ LABEL org.opencontainers.image.title="ollama-throughput-exporter" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.vendor="ollama-throughput-exporter" \
       org.opencontainers.image.authors="The ollama-throughput-exporter authors"
-# The base's own pip goes too: nothing is installed in a running container.
+# The pip of the base image is not needed in a running container either.
 RUN python -m pip uninstall --yes --root-user-action=ignore pip
 COPY --from=build /opt/exporter /opt/exporter
-# `utility` is NVML: where the NVIDIA runtime is at hand, it mounts the library and the devices that reading a card needs.
+# With the capability `utility`, the NVIDIA container runtime mounts NVML and the device files that reading a GPU needs.
 ENV PATH=/opt/exporter/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Unpacks Prometheus 2 and 3, promtool, Alertmanager and Docker Compose from Debian's packages into a cache folder, where
-# tests/programs.py finds them. It needs Debian's apt but not root, and starts no service. The mirror is the one that this
-# machine's own apt sources name. Only systemd-analyze cannot be run from a cache: as root it is installed.
+# Unpack Prometheus 2 and 3, promtool, Alertmanager and Docker Compose from Debian's packages into the cache folder where
+# tests/support/programs.py looks for them. Needs Debian's apt but not root, and starts no service. The mirror is that of the
+# machine's apt sources. systemd-analyze does not run from a cache: it is installed, if this runs as root.
 set -eu
 
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/ollama-throughput-exporter/programs
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null || [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ]; then
-    echo "Not Debian, so Prometheus is not fetched. Tests that need it look for prometheus, promtool," >&2
-    echo "prometheus-alertmanager (or alertmanager) and amtool on PATH, and else are skipped and say so." >&2
+    echo "Not Debian, so Prometheus is not fetched. Tests that need it are skipped unless prometheus, promtool," >&2
+    echo "alertmanager (or prometheus-alertmanager) and amtool are on PATH." >&2
     exit 0
 fi
 
@@ -18,7 +18,7 @@ if ! command -v systemd-analyze >/dev/null && [ "$(id -u)" = 0 ]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends systemd >&2
 fi
 
-# fetch SUITE PACKAGE...: unpacks the packages of one Debian suite below $cache/SUITE.
+# fetch SUITE PACKAGE...: unpack packages of one Debian suite into $cache/SUITE.
 fetch() {
     suite=$1
     shift
@@ -32,11 +32,11 @@ fetch() {
     mirror=$(apt-get -o Dir::State::lists="$work/lists" update --print-uris |
         sed -n "s#^'\([^']*/debian\)/dists/.*#\1#p" | head -n 1)
     if [ -z "$mirror" ]; then
-        echo "apt's sources name no Debian mirror, so Prometheus is not fetched; tests that need it are skipped and say so." >&2
+        echo "No Debian mirror in the apt sources, so Prometheus is not fetched. Tests that need it are skipped." >&2
         exit 0
     fi
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$work/sources.list"
-    # Signatures are checked; a mirror that lags behind is good enough for programs that only tests run.
+    # Signatures are checked. Expired ones are accepted, because a mirror may lag behind and only tests use the programs.
     cat >"$work/apt.conf" <<-EOF
 	Dir::Etc::sourcelist "$work/sources.list";
 	Dir::Etc::sourceparts "/dev/null";

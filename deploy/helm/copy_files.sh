@@ -1,5 +1,5 @@
 #!/bin/sh
-# Copies the shipped rules and dashboards into the chart, which can read no file outside its folder. `make chart` runs it.
+# Copy the shipped rules and dashboards into the chart, which cannot read files outside its folder (`make chart`).
 set -eu
 cd "$(dirname "$0")/../.."
 files=deploy/helm/ollama-throughput-exporter/files

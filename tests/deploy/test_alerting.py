@@ -1,4 +1,4 @@
-"""From a GPU's drop to a message on somebody's phone, through every real part between."""
+"""The whole path of an alert: server, exporter, Prometheus, Alertmanager, webhook."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAIT_SECONDS = 100
 
 
 def prometheus_config(rules: Path, scraped: str, alertmanager: str) -> str:
-    """Return a configuration that scrapes and evaluates every second."""
+    """Return a Prometheus configuration that scrapes and evaluates every second."""
     return yaml.safe_dump(
         {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
@@ -40,7 +40,7 @@ def prometheus_config(rules: Path, scraped: str, alertmanager: str) -> str:
 
 
 def alertmanager_config(webhook: str) -> str:
-    """Return the shipped configuration with this receiver, and waits of a second instead of minutes."""
+    """Return the shipped Alertmanager configuration with this receiver, and group waits of a second."""
     config: dict[str, Any] = yaml.safe_load((DEPLOY / "alertmanager/alertmanager.yml").read_text())
     config["receivers"][0]["webhook_configs"][0]["url"] = webhook
     for route in (config["route"], *config["route"]["routes"]):
@@ -49,7 +49,7 @@ def alertmanager_config(webhook: str) -> str:
 
 
 def receive(webhook: programs.Webhook, alertname: str, status: str) -> dict[str, Any]:
-    """Return the first alert of this name and status that the receiver gets."""
+    """Return the first alert with this name and status that the receiver gets."""
     while True:
         for alert in webhook.receive(WAIT_SECONDS)["alerts"]:
             if (alert["labels"]["alertname"], alert["status"]) == (alertname, status):
@@ -59,7 +59,7 @@ def receive(webhook: programs.Webhook, alertname: str, status: str) -> dict[str,
 
 @pytest.fixture
 def rules(tmp_path: Path) -> Path:
-    """Return the shipped rules, rendered for this test's interval."""
+    """Return the rules, rendered for the interval of this test."""
     file = tmp_path / "rules.yml"
     program, interval = str(DEPLOY / "prometheus/generate_rules.py"), str(INTERVAL_SECONDS)
     subprocess.run(
@@ -69,7 +69,7 @@ def rules(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(400)
-async def test_a_drop_pages_with_its_cause_and_recovery_resolves_it(
+async def test_drop_pages_with_its_cause_and_recovery_resolves_it(
     *,
     tmp_path: Path,
     rules: Path,
@@ -78,7 +78,7 @@ async def test_a_drop_pages_with_its_cause_and_recovery_resolves_it(
     run_alertmanager: Callable[[programs.Release, str], str],
     webhook: programs.Webhook,
 ) -> None:
-    """Embedded server -> daemon -> Prometheus with the shipped rules -> Alertmanager -> webhook, and back to good."""
+    """A drop of the server's rate reaches the webhook as a page with its cause, and its end as a resolved alert."""
     engine = FaultyEngine([ScriptedModel("llama3.1", tokens_per_second=400, load_seconds=0.05)])
     async with OllamaServer(engine) as server:
         probed = target(

@@ -1,4 +1,4 @@
-"""The compose files, read by docker-compose itself (tests/containers/ brings them up)."""
+"""The compose files, resolved by docker-compose (tests/containers/ starts them)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FILES = (["compose.yaml"], ["compose.yaml", "compose.nvidia.yaml"])
 
 
 def resolve(files: list[str], profile: str | None, **environment: str) -> dict[str, Any]:
-    """Return the project as docker-compose understands it, or skip where there is no docker-compose."""
+    """Return the project as docker-compose resolves it, or skip without docker-compose."""
     compose = find_program("docker-compose")
     if compose is None:
-        pytest.skip("docker-compose is neither on PATH nor in the cache: run tests/fetch_programs.sh")
+        pytest.skip("docker-compose not found. Run `make programs` on Debian, or install docker-compose 2.")
     command: list[str | Path] = [compose, *(word for file in files for word in ("-f", file))]
     command += ["--profile", profile] if profile else []
     outcome = subprocess.run(
@@ -57,21 +57,21 @@ def resolve(files: list[str], profile: str | None, **environment: str) -> dict[s
 def test_every_combination_of_files_and_profiles_is_valid(
     files: list[str], profile: str | None, services: set[str]
 ) -> None:
-    """Each is accepted without a warning and starts what it says; the demo needs neither Ollama nor a card."""
+    """Each combination resolves without a warning to its services; only compose.nvidia.yaml reserves GPUs."""
     project = resolve(files, profile)
     assert set(project["services"]) == services
-    wants_cards = {
+    with_gpus = {
         name
         for name, service in project["services"].items()
         if service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices")
     }
     expected = {"ollama", "exporter", "exporter-existing"} if "compose.nvidia.yaml" in files else set()
-    assert wants_cards == expected & services
+    assert with_gpus == expected & services
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_order_follows_health(profile: str) -> None:
-    """Every service but the one that runs to its end has a health check, and every dependency waits for it."""
+def test_dependencies_wait_for_health(profile: str) -> None:
+    """Every service has a health check and every dependency waits for it; ollama-pull is waited for until it ends."""
     services = resolve(["compose.yaml"], profile)["services"]
     for name, service in services.items():
         assert ("healthcheck" in service) == (name != "ollama-pull"), name
@@ -83,8 +83,8 @@ def test_order_follows_health(profile: str) -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_reaches_no_further_than_this_machine(profile: str) -> None:
-    """Published ports are on loopback, and the services that are ours to confine are confined."""
+def test_services_are_confined(profile: str) -> None:
+    """Published ports are on loopback; no service gains privileges, and ours are read-only without capabilities."""
     for name, service in resolve(["compose.yaml"], profile)["services"].items():
         for port in service.get("ports", []):
             assert port["host_ip"] == "127.0.0.1", name
@@ -93,8 +93,8 @@ def test_reaches_no_further_than_this_machine(profile: str) -> None:
             assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
 
 
-def test_images_and_ports_are_set_by_the_environment() -> None:
-    """Every image and every published port has a variable, and the file .env names each."""
+def test_environment_sets_images_and_ports() -> None:
+    """Every image and every published port has a variable, and .env lists all variables."""
     known = set(re.findall(r"^#?([A-Z_]+)=", (FOLDER / ".env").read_text(), re.MULTILINE))
     used = set(re.findall(r"\$\{([A-Z_]+)", (FOLDER / "compose.yaml").read_text()))
     assert used == known - {"COMPOSE_PROFILES"}
@@ -106,23 +106,23 @@ def test_images_and_ports_are_set_by_the_environment() -> None:
             assert all(port["host_ip"] == "127.0.0.2" for port in service.get("ports", [])), name
 
 
-def test_the_exporters_image_carries_the_version() -> None:
-    """The image that is built and run is named after the version of the package."""
+def test_exporter_image_has_the_version_of_the_package() -> None:
+    """The tag of the exporter's image is the version of the package."""
     for profile in PROFILES:
         for name, service in resolve(["compose.yaml"], profile)["services"].items():
             if name.startswith("exporter"):
                 assert service["image"] == f"ollama-throughput-exporter:{__version__}"
 
 
-def test_holds_no_secret() -> None:
-    """No file here sets a password, a token or a key."""
+def test_files_contain_no_secret() -> None:
+    """No compose file sets a password, a token or a key."""
     for file in FOLDER.iterdir():
         assert not re.search(r"(?i)(password|token|secret|api_?key)\s*[:=]\s*\S", file.read_text()), file
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_mounts_exist(profile: str) -> None:
-    """What is mounted from the project is there: docker would make an empty folder of what is not."""
+def test_mounted_files_exist(profile: str) -> None:
+    """Every file that is mounted from the project exists; docker would create an empty folder in its place."""
     for service in resolve(["compose.yaml"], profile)["services"].values():
         for mount in service.get("volumes", []):
             assert mount["type"] != "bind" or Path(mount["source"]).exists(), mount["source"]
@@ -132,9 +132,11 @@ def test_mounts_exist(profile: str) -> None:
     ("name", "rules"), [("prometheus.yml", "../prometheus/rules.yml"), ("prometheus-demo.yml", "rules-demo.yml")]
 )
 def test_prometheus_accepts_its_configuration(name: str, rules: str, tmp_path: Path) -> None:
-    """Each Prometheus configuration is valid, with the rules that are mounted beside it."""
+    """Each Prometheus configuration is valid together with the rules that are mounted with it."""
     if not releases():
-        pytest.skip("promtool is neither on PATH nor in the cache: run tests/fetch_programs.sh")
+        pytest.skip(
+            "promtool not found. Run `make programs` on Debian, or put prometheus, promtool and amtool on PATH."
+        )
     text = (FOLDER / name).read_text()
     assert "/etc/prometheus/rules.yml" in text
     (tmp_path / name).write_text(text.replace("/etc/prometheus/rules.yml", str((FOLDER / rules).resolve())))
@@ -142,18 +144,18 @@ def test_prometheus_accepts_its_configuration(name: str, rules: str, tmp_path: P
         subprocess.run([release.promtool, "check", "config", tmp_path / name], check=True, timeout=60)
 
 
-def test_the_demos_rules_are_fresh() -> None:
-    """They are what the generator makes for the demo's interval: run `make rules` after a change of the rules."""
-    interval = 15  # seconds, see exporter/demo.py
+def test_demo_rules_are_what_the_generator_writes() -> None:
+    """rules-demo.yml is the generator's output for the demo's interval; `make rules` writes it."""
+    interval = 15  # seconds, see exporter/commands/demo.py
     generator = ROOT / "deploy/prometheus/generate_rules.py"
-    made = subprocess.run(
+    generated = subprocess.run(
         [sys.executable, generator, f"--demo-interval={interval}"], capture_output=True, check=True, timeout=60
     )
-    assert made.stdout == (FOLDER / "rules-demo.yml").read_bytes()
+    assert generated.stdout == (FOLDER / "rules-demo.yml").read_bytes()
 
 
-def test_the_exporters_configuration_is_accepted() -> None:
-    """The exporter takes its configuration, with the variables that compose sets, and looks at this machine's cards."""
+def test_exporter_accepts_its_configuration() -> None:
+    """The exporter accepts its configuration with the variables that compose sets, and reads the local GPUs."""
     environ = {"OLLAMA_URL": "http://ollama:11434", "OLLAMA_MODEL": "llama3.1"}
     (plan,) = load_settings(config_file=FOLDER / "exporter.yml", flags={}, environ=environ).plans()
     assert not isinstance(plan.models, str)

@@ -1,4 +1,4 @@
-"""The chart, rendered by the real Helm; its objects judged by Kubernetes' own schemas, its rules by promtool."""
+"""The chart, rendered by Helm; its objects are checked with the Kubernetes schemas, its rules with promtool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from support.chart import (
     KUBERNETES,
     MONITORING,
     ROOT,
-    Object,
     alert_annotations,
     exporter_container,
     helm,
@@ -37,18 +36,18 @@ from exporter.settings import load_settings
 from exporter.settings.reference import FLAGS
 
 
-def test_lint_is_content() -> None:
-    """`helm lint --strict` warns of nothing."""
+def test_helm_lint_finds_nothing() -> None:
+    """`helm lint --strict` reports no error and no warning."""
     outcome = helm("lint", "--strict", CHART)
     assert outcome.returncode == 0, outcome.stdout
     assert "WARNING" not in outcome.stdout
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_example_is_what_kubernetes_takes(case: str) -> None:
-    """Every object keeps the strict schema of two Kubernetes versions, and every pod the restricted standard.
+def test_objects_are_valid_and_pods_restricted(case: str) -> None:
+    """Every object has a valid schema in two Kubernetes versions, and every pod follows the restricted standard.
 
-    The one exception is the example that asks for the host's process list and network.
+    The only exception is the example that enables hostPID and hostNetwork.
     """
     objects = render(case)
     assert {entry["metadata"].get("namespace", "probes") for entry in objects} <= {"probes", "elsewhere", "monitoring"}
@@ -63,22 +62,9 @@ def test_every_example_is_what_kubernetes_takes(case: str) -> None:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
 
 
-def test_a_pod_that_is_not_restricted_is_seen() -> None:
-    """The check above finds each thing that the standard forbids."""
-    pod: Object = {
-        "hostPID": True,
-        "volumes": [{"name": "x", "hostPath": {"path": "/"}}],
-        "containers": [{"ports": [{"hostPort": 1}]}],
-    }
-    assert violations(pod) == {
-        *("hostPID", "hostPath", "runAsNonRoot", "seccompProfile"),
-        *("allowPrivilegeEscalation", "capabilities", "hostPort"),
-    }
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_every_reference_is_met(case: str) -> None:
-    """The Service finds the workload's pods and no others, mounts have their volumes, named ports exist."""
+def test_references_between_objects_resolve(case: str) -> None:
+    """The Service selects the workload's pods only, mounts have their volumes, and named ports exist."""
     objects = render(case)
     template_ = workload(objects)["spec"]["template"]
     selector = one(objects, "Service")["spec"]["selector"].items()
@@ -90,14 +76,14 @@ def test_every_reference_is_met(case: str) -> None:
     assert one(objects, "Service")["spec"]["ports"][0]["targetPort"] == exporter_container(objects)["ports"][0]["name"]
 
 
-def test_deployment_runs_one_and_never_two() -> None:
-    """A central exporter is not doubled, not even while it is rolled out: each copy would probe every server."""
+def test_deployment_never_runs_two_pods() -> None:
+    """The Deployment has one replica, also during a rollout: a second one would probe every server again."""
     spec = one(render("deployment"), "Deployment")["spec"]
     assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
 
 
-def test_daemonset_measures_its_own_node() -> None:
-    """On each GPU node the target has the node's name and address, and the cards are visible without being taken."""
+def test_daemonset_probes_its_own_node() -> None:
+    """The target has the name and address of the node; the GPUs are visible but not requested as a resource."""
     objects = render("daemonset")
     config = yaml.safe_load(one(objects, "ConfigMap")["data"]["config.yml"])
     assert config["targets"] == [
@@ -113,16 +99,16 @@ def test_daemonset_measures_its_own_node() -> None:
     assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
 
 
-def test_node_selection_adds_up() -> None:
-    """General and DaemonSet selectors are joined, and the preset one can be dropped."""
+def test_node_selectors_are_merged() -> None:
+    """The general and the DaemonSet's node selector are merged, and a default label can be removed with null."""
     (pod, _) = pods(render("daemonset-local-service"))
     assert pod["nodeSelector"] == {"example.org/gpu": "yes", "kubernetes.io/arch": "amd64"}
     assert pod["tolerations"] == [{"key": "dedicated", "operator": "Exists"}]
     assert "runtimeClassName" not in pod
 
 
-def test_a_changed_configuration_rolls_the_pods() -> None:
-    """The checksum changes with the configuration and with nothing else."""
+def test_changed_configuration_restarts_the_pods() -> None:
+    """The checksum annotation changes with the configuration, and with nothing else."""
 
     def checksum(*words: str) -> str:
         objects = render("targets", *words)
@@ -134,8 +120,8 @@ def test_a_changed_configuration_rolls_the_pods() -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "existing-secret"])
-def test_the_exporter_takes_every_configuration(case: str, tmp_path: Path) -> None:
-    """What the chart writes is accepted with the variables and secrets that a pod has, and means what it should."""
+def test_exporter_accepts_the_configuration(case: str, tmp_path: Path) -> None:
+    """The exporter accepts the rendered configuration with the variables and secrets of a pod."""
     objects = render(case)
     text = one([entry for entry in objects if "config.yml" in entry.get("data", {})], "ConfigMap")["data"]["config.yml"]
     for name in ("gpu-a/token", "gpu-b/password", "gpu-b/ca.crt"):
@@ -153,16 +139,16 @@ def test_the_exporter_takes_every_configuration(case: str, tmp_path: Path) -> No
         assert {plan.name for plan in plans} <= {"gpu-a", "gpu-b", "a-gpu-a"}
 
 
-def test_the_exporter_knows_the_flags() -> None:
-    """Each flag that a pod is started with is one of the exporter's."""
+def test_exporter_has_the_flags() -> None:
+    """Every flag in the arguments of the container is a flag of the exporter."""
     known = {flag.option for flag in FLAGS}
     for case in CASES:
         used = {argument.partition("=")[0] for argument in exporter_container(render(case))["args"]}
         assert used <= known, case
 
 
-def test_secrets_are_mounted_not_copied() -> None:
-    """Secrets are referred to by name and mounted where the configuration says; the ConfigMap names files only."""
+def test_secrets_are_mounted() -> None:
+    """Secrets are mounted where the configuration refers to them; the chart renders no Secret."""
     objects = render("secrets")
     assert not [entry for entry in objects if entry["kind"] == "Secret"]
     mounts = {mount["mountPath"]: mount["name"] for mount in exporter_container(objects)["volumeMounts"]}
@@ -177,8 +163,8 @@ def test_secrets_are_mounted_not_copied() -> None:
     assert not [entry for entry in whole if entry["kind"] == "ConfigMap"]
 
 
-def test_port_and_path_are_told_to_everybody() -> None:
-    """Another port and path reach the exporter, the pod, the Service and the network policy."""
+def test_port_and_path_are_consistent() -> None:
+    """The configured port and path reach the exporter, the pod, the Service and the network policy."""
     objects = render("network")
     container = exporter_container(objects)
     assert {"--web.listen-address=:9900", "--web.telemetry-path=/custom/metrics"} <= set(container["args"])
@@ -188,8 +174,8 @@ def test_port_and_path_are_told_to_everybody() -> None:
     assert (rule["ports"][0]["port"], len(rule["from"])) == ("metrics", 1)
 
 
-def test_image_is_named_as_asked() -> None:
-    """The global registry counts before the image's own, the digest before the tag; neither set means the version."""
+def test_image_name() -> None:
+    """The global registry overrides the image's, the digest overrides the tag, and the default tag is the version."""
     digest = "sha256:" + "0123456789abcdef" * 4
     named = render("names")
     assert exporter_container(named)["image"] == f"registry.example.org/ml/ollama-throughput-exporter@{digest}"
@@ -199,14 +185,14 @@ def test_image_is_named_as_asked() -> None:
     assert exporter_container(render("deployment"))["image"] == f"ollama-throughput-exporter:{__version__}"
 
 
-def test_nothing_of_an_operator_is_made_unasked() -> None:
-    """Monitors, rules and dashboards are off by default, so that the chart installs without their definitions."""
+def test_custom_resources_are_off_by_default() -> None:
+    """ServiceMonitor, PrometheusRule and dashboards are off by default, so that the chart needs no CRDs."""
     kinds = {entry["kind"] for entry in render("deployment")}
     assert kinds == {"ServiceAccount", "ConfigMap", "Service", "Deployment", "Pod"}
 
 
 def test_service_monitor() -> None:
-    """The monitor selects the Service by its labels and scrapes the named port as configured."""
+    """The ServiceMonitor selects the Service by its labels and scrapes the named port as configured."""
     objects = render("monitoring")
     monitor = one(objects, "ServiceMonitor")
     assert monitor["metadata"]["namespace"] == "monitoring"
@@ -234,7 +220,7 @@ def test_service_monitor() -> None:
 
 
 def test_rules_and_dashboards_are_the_shipped_ones(tmp_path: Path) -> None:
-    """The PrometheusRule holds the shipped rules, which promtool takes; each dashboard arrives whole and labelled."""
+    """The PrometheusRule contains the shipped rules, which promtool accepts; every dashboard is complete."""
     objects = render("monitoring")
     spec = one(objects, "PrometheusRule")["spec"]
     assert spec == yaml.load((ROOT / "deploy/prometheus/rules.yml").read_text(), yaml.CSafeLoader)
@@ -245,11 +231,11 @@ def test_rules_and_dashboards_are_the_shipped_ones(tmp_path: Path) -> None:
     found = [entry for entry in objects if entry["metadata"]["labels"].get("grafana_dashboard") == "1"]
     assert {name: json.loads(text) for entry in found for name, text in entry["data"].items()} == boards
     assert all(entry["metadata"]["annotations"] == {"grafana_folder": "Ollama"} for entry in found)
-    assert all(len(json.dumps(entry)) < 1_000_000 for entry in found), "a ConfigMap holds at most 1 MiB"
+    assert all(len(json.dumps(entry)) < 1_000_000 for entry in found), "a ConfigMap contains at most 1 MiB"
 
 
-def test_links_in_alerts_lead_where_the_user_says() -> None:
-    """Runbook and dashboard addresses of the values take the place of the shipped ones; anchors and variables stay."""
+def test_values_replace_the_links_of_alerts() -> None:
+    """The values runbookUrl and dashboardUrl replace the shipped addresses; anchors and variables stay."""
     shipped, linked = (one(render(case), "PrometheusRule")["spec"] for case in ("monitoring", "monitoring-daemonset"))
     text = json.dumps(linked)
     assert "example.com" not in text
@@ -262,8 +248,8 @@ def test_links_in_alerts_lead_where_the_user_says() -> None:
         assert dashboard.startswith("https://grafana.example.org/d/ollama-throughput"), page
 
 
-def test_copies_in_the_chart_are_fresh() -> None:
-    """What the chart packs is what the project ships: run `make chart` after a change of rules or dashboards."""
+def test_chart_files_equal_the_shipped_ones() -> None:
+    """The chart's copies of rules and dashboards equal the originals; `make chart` copies them."""
     shipped = {"rules.yml": ROOT / "deploy/prometheus/rules.yml"}
     shipped |= {f"dashboards/{path.name}": path for path in (ROOT / "grafana/dashboards").glob("*.json")}
     copies = {str(path.relative_to(CHART / "files")): path for path in (CHART / "files").rglob("*") if path.is_file()}
@@ -272,8 +258,8 @@ def test_copies_in_the_chart_are_fresh() -> None:
         assert copies[name].read_bytes() == path.read_bytes(), name
 
 
-def test_extras_are_placed() -> None:
-    """What a user adds arrives: arguments, environment, volumes, containers and whole objects, which are templates."""
+def test_extra_values_are_rendered() -> None:
+    """Extra arguments, environment, volumes, containers and manifests, which are templates, are in the objects."""
     objects = render("extra")
     container = exporter_container(objects)
     assert container["args"][-1] == "--log.level=debug"
@@ -286,7 +272,7 @@ def test_extras_are_placed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "key"),
     [
         (["--set=mode=StatefulSet"], "mode"),
         (["--set=containerport=1"], "containerport"),
@@ -301,21 +287,21 @@ def test_extras_are_placed() -> None:
         (["--set=mode=DaemonSet", "--set=daemonSet.target.name=a"], "name"),
         (["--set=image.digest=latest"], "digest"),
         (["--set=secrets={a,a}"], "secrets"),
-        ([], "config.targets: name at least one Ollama server"),
-        (["--set=mode=DaemonSet", "--set=config.targets[0].url=http://a:1"], "leave config.targets empty"),
+        ([], "config.targets"),
+        (["--set=mode=DaemonSet", "--set=config.targets[0].url=http://a:1"], "config.targets"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )
-def test_mistakes_are_refused(words: list[str], complaint: str) -> None:
-    """A misspelt key, a wrong type or a contradiction stops the installation and names the key."""
+def test_invalid_values_are_rejected(words: list[str], key: str) -> None:
+    """A misspelt key, a wrong type or contradicting values fail the installation with the name of the key."""
     outcome = template(*words)
     assert outcome.returncode != 0
-    assert complaint in outcome.stderr
+    assert key in outcome.stderr
 
 
-def test_notes_name_the_next_steps(tmp_path: Path) -> None:
-    """After the installation a person reads how to test it, what the namespace must allow and what is still missing."""
-    # Helm shows notes only to who has a cluster: here they are rendered as the data of an object.
+def test_notes_contain_the_next_steps(tmp_path: Path) -> None:
+    """The notes contain the test command, the label that pod security requires, and the values that enable alerts."""
+    # Helm prints notes only with a cluster, so they are rendered as a field of an object.
     chart = shutil.copytree(CHART, tmp_path / "chart")
     notes = (chart / "templates/NOTES.txt").rename(chart / "templates/_notes.tpl")
     notes.write_text('{{ define "notes" }}' + notes.read_text() + "{{ end }}")
@@ -332,8 +318,8 @@ def test_notes_name_the_next_steps(tmp_path: Path) -> None:
     assert "prometheusRule.enabled=true" in text
 
 
-def test_values_in_the_readme_render(tmp_path: Path) -> None:
-    """The value files that deploy/README.md shows are taken as they stand."""
+def test_values_in_the_documentation_render(tmp_path: Path) -> None:
+    """The value files in deploy/README.md render unchanged."""
     shown = re.findall(r"```yaml\n(.*?)```", (ROOT / "deploy/README.md").read_text(), re.DOTALL)
     assert len(shown) == 2
     for text in shown:
@@ -343,18 +329,18 @@ def test_values_in_the_readme_render(tmp_path: Path) -> None:
         assert "image: registry.example.org/ollama-throughput-exporter:" in outcome.stdout
 
 
-def test_chart_carries_the_version() -> None:
-    """Chart and application have the package's version."""
+def test_chart_has_the_version_of_the_package() -> None:
+    """The versions of chart and application are the version of the package."""
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
 
 
-def test_an_example_for_each_feature() -> None:
-    """Every top-level key of the values is set by one of the examples, so that every branch is rendered."""
+def test_every_value_has_an_example() -> None:
+    """Every top-level key of the values is set by an example, so that every branch of the templates is rendered."""
     values = yaml.safe_load((CHART / "values.yaml").read_text()).keys()
     used = {key for case in CASES for key in yaml.safe_load((CHART / f"ci/{case}-values.yaml").read_text())}
     assert len(CASES) >= 12
-    # What only strengthens or switches a fixed line of the pod is left to the schema.
+    # These change single fields of the pod only; the schema checks them.
     assert values - used <= {"automountServiceAccountToken", "podSecurityContext", "securityContext", "readinessProbe"}
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert values == schema["properties"].keys()

@@ -1,4 +1,4 @@
-"""The scrape configurations, read by Prometheus's own promtool."""
+"""The scrape configurations, checked with promtool."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ JOB = "ollama-throughput"
 
 
 def newest() -> Release:
-    """Return the newest Prometheus at hand, or skip."""
+    """Return the newest Prometheus of this machine, or skip."""
     if not releases():
-        pytest.skip("promtool is neither on PATH nor in the cache: run tests/fetch_programs.sh")
+        pytest.skip(
+            "promtool not found. Run `make programs` on Debian, or put prometheus, promtool and amtool on PATH."
+        )
     return releases()[-1]
 
 
 def check(promtool: Path, file: Path) -> str:
-    """Return what promtool says of a configuration that it accepts."""
+    """Return promtool's output for a configuration that it accepts."""
     outcome = subprocess.run(
         [promtool, "check", "config", file], capture_output=True, text=True, check=False, timeout=60
     )
@@ -33,39 +35,39 @@ def check(promtool: Path, file: Path) -> str:
 
 
 @pytest.mark.parametrize("name", ["scrape.yml", "scrape-fleet.yml"])
-def test_every_prometheus_accepts_it(name: str) -> None:
-    """Both the oldest and the newest Prometheus at hand take the file as it stands."""
+def test_promtool_accepts_the_file(name: str) -> None:
+    """Every major version of Prometheus on this machine accepts the unchanged file."""
     newest()
     for release in releases():
         assert "SUCCESS" in check(release.promtool, FOLDER / name)
 
 
 def test_kubernetes_discovery_is_accepted() -> None:
-    """Prometheus 3 takes it; Debian builds its Prometheus 2 without Kubernetes discovery."""
+    """Prometheus 3 accepts the file; Debian's Prometheus 2 is built without Kubernetes discovery."""
     if newest().major < 3:
-        pytest.skip(f"Prometheus {newest().version} of this machine may be built without Kubernetes discovery")
+        pytest.skip(f"Prometheus {newest().version} may be built without Kubernetes discovery. Install Prometheus 3.")
     assert "SUCCESS" in check(newest().promtool, FOLDER / "scrape-kubernetes.yml")
 
 
-def test_remote_write_in_a_comment_is_accepted(tmp_path: Path) -> None:
-    """The long-term store that is shown as a comment is right once its comment signs are gone."""
-    shown, _, commented = (FOLDER / "scrape-fleet.yml").read_text().partition("# A long-term store")
+def test_commented_remote_write_is_accepted(tmp_path: Path) -> None:
+    """The commented example of remote_write is valid once it is uncommented."""
+    active, _, commented = (FOLDER / "scrape-fleet.yml").read_text().partition("# Long-term storage")
     lines = [re.sub("^# ?", "", line) for line in commented.splitlines()[1:] if re.match(r"# (remote_write| )", line)]
     assert lines[0] == "remote_write:"
-    (tmp_path / "prometheus.yml").write_text(shown + "\n".join(lines))
+    (tmp_path / "prometheus.yml").write_text(active + "\n".join(lines))
     check(newest().promtool, tmp_path / "prometheus.yml")
 
 
-def test_every_target_has_the_exporters_port() -> None:
-    """Static targets are written with the port that the exporter listens on."""
+def test_static_targets_have_the_port_of_the_exporter() -> None:
+    """Static targets name the port that the exporter listens on."""
     for name in ("scrape.yml", "scrape-fleet.yml"):
         for job in yaml.safe_load((FOLDER / name).read_text())["scrape_configs"]:
             for group in job["static_configs"]:
                 assert all(target.endswith(f":{PORT}") for target in group["targets"])
 
 
-def test_instance_is_the_host_in_a_fleet() -> None:
-    """Relabelling leaves the host without its port, so that a host's exporters share one `instance`."""
+def test_instance_is_the_host_name() -> None:
+    """Relabelling removes the port, so that all exporters of a host share one `instance`."""
     outcome = subprocess.run(
         [newest().promtool, "check", "service-discovery", "--timeout=1s", FOLDER / "scrape-fleet.yml", JOB],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The systemd unit, read by systemd's own programs."""
+"""The systemd unit, checked with the programs of systemd."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def run(program: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
     """Run one of systemd's programs, or skip where it is missing."""
     found = shutil.which(program)
     if found is None:
-        pytest.skip(f"{program} is not on PATH: install systemd")
+        pytest.skip(f"{program} is not on PATH. Install systemd (Debian: apt-get install systemd).")
     return subprocess.run([found, *words], capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """Return a copy of the unit whose program exists on this machine, for systemd refuses one that does not."""
+    """Return a copy of the unit with a program that exists on this machine, as systemd requires."""
     text = (FOLDER / UNIT).read_text()
     assert f"ExecStart={INSTALLED} $ARGS" in text
     copy = tmp_path / UNIT
@@ -36,38 +36,34 @@ def unit(tmp_path: Path) -> Path:
     return copy
 
 
-def test_systemd_accepts_every_line(unit: Path) -> None:
-    """`systemd-analyze verify` has nothing to say: an unknown key would only be a message."""
+def test_systemd_accepts_the_unit(unit: Path) -> None:
+    """`systemd-analyze verify` prints nothing; an unknown key would be a message with exit status 0."""
     outcome = run("systemd-analyze", "--man=no", "verify", unit)
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (0, "", "")
 
 
 def test_exposure_is_low(unit: Path) -> None:
-    """`systemd-analyze security` gives less than 2.0, and by the systemd that the README names its very figure."""
+    """`systemd-analyze security` gives the unit an exposure level below 2.0 (0 is fully confined, 10 is exposed)."""
     outcome = run("systemd-analyze", "security", "--no-pager", "--offline=true", unit)
     score = re.search(r"Overall exposure level for \S+: (\d+\.\d)", outcome.stdout)
     assert score, outcome.stdout + outcome.stderr
     assert float(score[1]) < 2.0
-    told = re.search(r"says (\S+) \(systemd (\d+);", (FOLDER / "README.md").read_text())
-    assert told
-    assert told[1] == score[1] or f"systemd {told[2]} " not in run("systemctl", "--version").stdout
 
 
-def test_what_a_gpu_host_needs_stays_open(unit: Path) -> None:
-    """Nothing hides the cards, NVML's files or the command line of Ollama's runner."""
+def test_unit_does_not_hide_the_gpus(unit: Path) -> None:
+    """The sandbox leaves the GPUs, NVML's files, the command line of Ollama's runner and the network accessible."""
     parser = configparser.RawConfigParser(strict=False)
-    parser.optionxform = str  # type: ignore[assignment,method-assign] # systemd's keys have capitals
+    parser.optionxform = str  # type: ignore[assignment,method-assign] # keys of systemd are case-sensitive
     parser.read_string(unit.read_text())
     service = parser["Service"]
     assert service["DeviceAllow"] == "char-nvidia* rw"
     for hidden in ("PrivateDevices", "ProtectProc", "ProcSubset", "PrivateNetwork"):
         assert hidden not in service, hidden
-        assert re.search(rf"^#.*{hidden}=", unit.read_text(), re.MULTILINE), f"{hidden}: say why it was left out"
     assert parser["Unit"]["X-Version"] == __version__
 
 
-def test_user_is_declared() -> None:
-    """systemd-sysusers would create the very user that the unit runs as."""
+def test_sysusers_creates_the_user_of_the_unit() -> None:
+    """systemd-sysusers creates the user that the unit runs as."""
     user = re.search(r"^User=(.*)$", (FOLDER / UNIT).read_text(), re.MULTILINE)
     assert user
     outcome = run("systemd-sysusers", "--dry-run", FOLDER / "sysusers.conf")
@@ -76,7 +72,7 @@ def test_user_is_declared() -> None:
 
 
 def test_environment_file_sets_nothing() -> None:
-    """As shipped, every line is a comment, and every setting that it shows is one the unit or the exporter reads."""
+    """Every line of the shipped file is a comment, and shows only variables that the unit or the exporter reads."""
     lines = (FOLDER / "environment").read_text().splitlines()
     assert all(line.startswith("#") for line in lines)
     shown = {match[1] for line in lines if (match := re.match(r"#([A-Z_]+)=", line))}

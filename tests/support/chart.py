@@ -1,4 +1,4 @@
-"""The chart, rendered by the real Helm, for the tests that judge it."""
+"""The chart, rendered by Helm, and accessors for its objects."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Object = dict[str, Any]
 
 
 def helm(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run Helm, or skip where there is none."""
+    """Run Helm, or skip without it."""
     program = find_program("helm")
     if program is None:
-        pytest.skip("helm is neither on PATH nor in the cache: run tests/fetch_helm.sh, which needs Go")
+        pytest.skip("helm not found. Install Helm 3, or Go and run `make programs`.")
     return subprocess.run([program, *words], capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -37,10 +37,10 @@ def template(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 @cache
 def render(case: str, *words: str) -> list[Object]:
-    """Return the objects of one of the chart's example value files; they are shared, so not to be changed."""
+    """Return the objects of one of the value files in ci/. The result is cached: do not modify it."""
     outcome = template("--values", CHART / f"ci/{case}-values.yaml", *words)
     assert outcome.returncode == 0, outcome.stderr
-    # The loader of libyaml is twenty times as fast on rules and dashboards.
+    # libyaml parses rules and dashboards twenty times as fast.
     return [entry for entry in yaml.load_all(outcome.stdout, yaml.CSafeLoader) if entry]
 
 
@@ -57,7 +57,7 @@ def workload(objects: list[Object]) -> Object:
 
 
 def pods(objects: list[Object]) -> list[Object]:
-    """Return the specification of every pod that the objects would start."""
+    """Return the specification of every pod of the objects."""
     return [
         entry["spec"]["template"]["spec"] if entry["kind"] != "Pod" else entry["spec"]
         for entry in objects
@@ -66,14 +66,17 @@ def pods(objects: list[Object]) -> list[Object]:
 
 
 def exporter_container(objects: list[Object]) -> Object:
-    """Return the exporter's own container."""
+    """Return the container of the exporter."""
     container: Object = workload(objects)["spec"]["template"]["spec"]["containers"][0]
     assert container["name"] == "exporter"
     return container
 
 
 def violations(pod: Object) -> set[str]:
-    """Return what keeps a pod out of a namespace of the `restricted` pod security standard."""
+    """Return the fields by which a pod violates the `restricted` pod security standard.
+
+    Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/
+    """
     found = {key for key in ("hostPID", "hostIPC", "hostNetwork") if pod.get(key)}
     context = pod.get("securityContext", {})
     if not context.get("runAsNonRoot"):

@@ -1,4 +1,4 @@
-"""Other people's programs that the tests run: Prometheus, promtool, Alertmanager; and what they need around them.
+"""The external programs that tests run: Prometheus, promtool, Alertmanager, amtool; and a webhook receiver.
 
 They are looked for in the cache that `tests/fetch_programs.sh` fills, then on PATH.
 """
@@ -27,12 +27,14 @@ import httpx
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ollama-throughput-exporter/programs"
 START_SECONDS = 30
 PLAIN: dict[str, Any] = {"trust_env": False, "verify": False}
-"""Loopback HTTP: no proxy, and no certificates to be loaded, which takes 50 ms of every call."""
+"""Options of httpx for loopback: no proxy, and no loading of certificates, which takes 50 ms per call."""
+DEBIAN_TEMPLATES = b"/usr/share/prometheus/alertmanager"
+"""The folder that Debian compiles into Alertmanager for its default templates; upstream embeds them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One release of Prometheus, with the Alertmanager that was packaged beside it."""
+    """One release of Prometheus, with the Alertmanager from the same source."""
 
     version: str
     prometheus: Path
@@ -42,16 +44,16 @@ class Release:
 
     @property
     def major(self) -> int:
-        """2 or 3."""
+        """The major version: 2 or 3."""
         return int(self.version.partition(".")[0])
 
 
 @cache
 def releases() -> tuple[Release, ...]:
-    """Return every complete release on this machine, oldest first, one per major version."""
+    """Return the complete releases on this machine, one per major version, oldest first."""
     found: dict[int, Release] = {}
     for folder in [*sorted(CACHE.glob("*/usr/bin")), *map(Path, os.get_exec_path())]:
-        # Debian calls it prometheus-alertmanager.
+        # The name in Debian is prometheus-alertmanager.
         alertmanager = folder / "prometheus-alertmanager"
         files = [
             folder / "prometheus",
@@ -69,14 +71,14 @@ def releases() -> tuple[Release, ...]:
 
 
 def find_program(name: str) -> Path | None:
-    """Return a single program by its name, from PATH or the cache, or None."""
+    """Return the path of a program, from PATH or the cache, or None."""
     plugins = sorted(CACHE.glob(f"*/usr/libexec/docker/cli-plugins/{name}"))
     found = shutil.which(name) or next(iter([*plugins, *sorted(CACHE.glob(f"*/usr/bin/{name}"))]), None)
     return Path(found) if found else None
 
 
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago, for programs that do not take port 0."""
+    """Return a free loopback port, for programs that do not accept port 0. Another program may take it first."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -84,10 +86,10 @@ def free_port() -> int:
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the URL answers 200.
+    """Wait until the URL answers 200.
 
     Raises:
-        AssertionError: The process ended, or 30 s went by; the message holds the end of its log.
+        AssertionError: The process ended, or 30 s passed. The message contains the end of its log.
     """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
@@ -102,7 +104,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 @contextmanager
 def running(command: Sequence[str | Path], ready_url: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program until the context ends, its output in `folder/log`, and yield its process once it is ready."""
+    """Run a program until the context ends, and yield its process once it is ready. Its output goes to `folder/log`."""
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -130,21 +132,21 @@ class Prometheus:
     folder: Path
 
     def get(self, path: str, **parameters: str | float) -> Any:
-        """Return the `data` of an answer of its HTTP API, for example of `alerts`."""
+        """Return `data` of a response of the HTTP API, for example of `alerts`."""
         answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, **PLAIN, timeout=30)
         assert answer.is_success, answer.text
         return answer.json()["data"]
 
     def query(self, expression: str, **parameters: str | float) -> list[tuple[dict[str, str], float]]:
-        """Return an instant query's samples, each as its labels and its value."""
+        """Return the samples of an instant query as labels and value."""
         result = self.get("query", query=expression, **parameters)["result"]
         return [(sample["metric"], float(sample["value"][1])) for sample in result]
 
     def wait_for(self, expression: str, seconds: float = 30) -> list[tuple[dict[str, str], float]]:
-        """Return the first non-empty result of a query, asked again until then.
+        """Repeat a query until its result is not empty, and return it.
 
         Raises:
-            AssertionError: It stayed empty; the message holds what its targets said.
+            AssertionError: It was still empty after `seconds`. The message contains the errors of the scrape targets.
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -152,15 +154,15 @@ class Prometheus:
                 return samples
             time.sleep(0.1)
         targets = [(t["scrapeUrl"], t["lastError"]) for t in self.get("targets")["activeTargets"]]
-        raise AssertionError(f"{expression} stayed empty for {seconds} s; targets: {targets}")
+        raise AssertionError(f"{expression} was empty for {seconds} s. Targets: {targets}")
 
 
 @contextmanager
 def run_prometheus(release: Release, config: str, folder: Path, *flags: str) -> Iterator[Prometheus]:
-    """Run Prometheus on a configuration, its data below `folder/data` (which may hold blocks already).
+    """Run Prometheus with a configuration; its data is in `folder/data`, which may contain blocks already.
 
-    The first scrape comes some 5 s after the start, so one server should serve many tests. So does the discovery of
-    Alertmanager: alerts are sent again each second, else one that fired before would be next sent a minute later.
+    The first scrape and the discovery of Alertmanager come about 5 s after the start. Alerts are resent every second;
+    by default, an alert that fired before the discovery would be sent a minute later.
     """
     (folder / "prometheus.yml").write_text(config)
     url = f"http://127.0.0.1:{free_port()}"
@@ -178,11 +180,11 @@ def run_prometheus(release: Release, config: str, folder: Path, *flags: str) -> 
 
 @contextmanager
 def run_alertmanager(release: Release, config: str, folder: Path) -> Iterator[str]:
-    """Run Alertmanager on a configuration and yield its URL; it joins no cluster."""
+    """Run Alertmanager with a configuration, without clustering, and yield its URL."""
     (folder / "alertmanager.yml").write_text(config)
     url = f"http://127.0.0.1:{free_port()}"
     command: list[str | Path] = [
-        release.alertmanager,
+        alertmanager_program(release, folder),
         "--config.file=alertmanager.yml",
         "--storage.path=data",
         f"--web.listen-address={url.removeprefix('http://')}",
@@ -192,25 +194,42 @@ def run_alertmanager(release: Release, config: str, folder: Path) -> Iterator[st
         yield url
 
 
+def alertmanager_program(release: Release, folder: Path) -> Path:
+    """Return an Alertmanager that starts with `folder` as its working directory.
+
+    Debian's program reads its default templates from an absolute path, which does not exist where the package was only
+    unpacked. In that case the program is copied, with a relative path of the same length in place of that path.
+    """
+    templates = release.alertmanager.parents[1] / "share/prometheus/alertmanager"
+    if not templates.is_dir() or templates == Path(os.fsdecode(DEBIAN_TEMPLATES)):
+        return release.alertmanager
+    shutil.copytree(templates, folder / "templates")
+    program = folder / "alertmanager"
+    relative = b"templates".ljust(len(DEBIAN_TEMPLATES), b"/")
+    program.write_bytes(release.alertmanager.read_bytes().replace(DEBIAN_TEMPLATES, relative))
+    program.chmod(0o700)
+    return program
+
+
 class Webhook:
-    """A receiver for Alertmanager's webhook: keeps what was posted to it."""
+    """A receiver of Alertmanager's webhook that keeps the posted documents."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._posted: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def put(self, body: bytes) -> None:
-        """Keep one posted JSON document."""
+        """Keep a posted JSON document."""
         self._posted.put(json.loads(body))
 
     def receive(self, seconds: float = 60) -> Any:
-        """Return the next posted document, as JSON; raises `queue.Empty` when none comes in time."""
+        """Return the next posted document. Raises `queue.Empty` if none arrives within `seconds`."""
         return self._posted.get(timeout=seconds)
 
 
 @contextmanager
 def run_webhook() -> Iterator[Webhook]:
-    """Run a webhook receiver on a loopback port of its own."""
+    """Run a webhook receiver on a free loopback port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -220,7 +239,7 @@ def run_webhook() -> Iterator[Webhook]:
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-            """Say nothing."""
+            """Do not log."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         webhook = Webhook(f"http://127.0.0.1:{server.server_address[1]}/")

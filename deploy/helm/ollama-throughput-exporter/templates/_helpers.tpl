@@ -52,12 +52,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $config := deepCopy .Values.config }}
 {{- if eq .Values.mode "DaemonSet" }}
 {{- if $config.targets }}
-{{- fail "config.targets: with mode DaemonSet each node's target is daemonSet.target; leave config.targets empty" }}
+{{- fail "config.targets must be empty with mode DaemonSet. Set daemonSet.target, which is the target of each node." }}
 {{- end }}
 {{- $target := merge (dict "name" "${NODE_NAME}" "local" true) .Values.daemonSet.target }}
 {{- $config = set $config "targets" (list $target) }}
 {{- else if not $config.targets }}
-{{- fail "config.targets: name at least one Ollama server to probe, or set mode to DaemonSet" }}
+{{- fail "config.targets is empty. Add at least one Ollama server, or set mode to DaemonSet." }}
 {{- end }}
 {{- toYaml $config }}
 {{- end }}
@@ -132,7 +132,7 @@ spec:
           valueFrom:
             fieldRef:
               fieldPath: status.hostIP
-        # All cards, to look at only: NVML, no CUDA. Without asking for nvidia.com/gpu, which would take one from Ollama.
+        # Read access to all GPUs (NVML, not CUDA). A request for nvidia.com/gpu would take a GPU from Ollama.
         - name: NVIDIA_VISIBLE_DEVICES
           value: all
         - name: NVIDIA_DRIVER_CAPABILITIES
