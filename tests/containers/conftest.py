@@ -1,4 +1,4 @@
-"""Real containers, for who asks: built by buildah, run by podman with runc and by docker-compose over its socket."""
+"""Fixtures of tests with real containers: images built by buildah, run by podman and by docker-compose."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ ROOTFS = CACHE.parent / "containers/python-3.13-trixie"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a person ask for the tests of this folder."""
+    """Add the option that enables the tests of this folder."""
     parser.addoption("--run-containers", action="store_true", help="build and run real containers (Debian, root)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip these tests unless they were asked for and this machine is prepared."""
+    """Skip these tests unless they are enabled and this machine is prepared."""
     if not config.getoption("--run-containers", default=False):
-        reason = "real containers are opt-in: `make test-containers` on Debian, as root"
+        reason = "containers are not enabled; run `make test-containers` on Debian as root"
     elif os.getuid() != 0 or not ROOTFS.exists() or not shutil.which("podman"):
-        reason = "not prepared: run tests/containers/prepare.sh as root on Debian"
+        reason = "this machine is not prepared; run tests/containers/prepare.sh on Debian as root"
     else:
         return
     for item in items:
@@ -36,31 +36,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    """Return an engine whose storage holds the stand-in for the base image."""
-    folder = Path(tempfile.mkdtemp(prefix="ctr-", dir="/tmp"))  # podman takes short paths only
-    made = Engine(folder)
+    """Return an engine whose storage contains the substitute for the base image."""
+    folder = Path(tempfile.mkdtemp(prefix="ctr-", dir="/tmp"))  # podman accepts short paths only
+    engine = Engine(folder)
     (folder / "networks").mkdir()
     (folder / "containers.conf").write_text(CONFIG.format(folder=folder))
     try:
-        container = made.run("buildah", "from", "scratch")
-        made.run("buildah", "add", "--quiet", container, ROOTFS, "/")
-        made.run("buildah", "config", f"--env=PATH={SEARCHED}", "--cmd=python3", container)
-        made.run("buildah", "commit", "--quiet", "--format=docker", "--rm", container, BASE)
-        yield made
+        container = engine.run("buildah", "from", "scratch")
+        engine.run("buildah", "add", "--quiet", container, ROOTFS, "/")
+        engine.run("buildah", "config", f"--env=PATH={SEARCHED}", "--cmd=python3", container)
+        engine.run("buildah", "commit", "--quiet", "--format=docker", "--rm", container, BASE)
+        yield engine
     finally:
-        made.podman("rm", "--all", "--force", "--time=1")
+        engine.podman("rm", "--all", "--force", "--time=1")
         shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
 def image(engine: Engine) -> str:
-    """Return the name of the exporter's image, built by its Dockerfile on the stand-in."""
+    """Return the name of the exporter's image, built from its Dockerfile on the substitute."""
     engine.run(
         "buildah",
         "build",
         "--format=docker",
         "--pull-never",
-        # The builder's way to the package registry is this machine's own, its certificates included.
+        # The build reaches the package registry as this machine does, with its certificates.
         "--network=host",
         "--volume=/etc/ssl/certs:/etc/ssl/certs:ro",
         f"--build-arg=BASE_IMAGE={BASE}",
@@ -72,14 +72,14 @@ def image(engine: Engine) -> str:
 
 
 @pytest.fixture(scope="session")
-def stand_ins(engine: Engine) -> dict[str, str]:
-    """Return compose's variables for Prometheus' and Alertmanager's images, which are made of Debian's programs."""
+def substitutes(engine: Engine) -> dict[str, str]:
+    """Return the compose variables of the Prometheus and Alertmanager images, made of Debian's programs."""
     newest = releases()[-1]
     programs = {
         "prometheus": {newest.prometheus: "/bin/prometheus", newest.promtool: "/bin/promtool"},
         "alertmanager": {
             newest.alertmanager: "/bin/alertmanager",
-            # Debian's looks for its templates where its package puts them.
+            # Debian's program reads its templates from this path.
             newest.alertmanager.parent.parent / "share/prometheus/alertmanager": "/usr/share/prometheus/alertmanager",
         },
     }

@@ -1,4 +1,4 @@
-"""Podman and buildah, as the container tests run them."""
+"""Podman and buildah, with a storage of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter import __version__
 BASE = "localhost/python:3.13-slim"
 IMAGE = f"localhost/ollama-throughput-exporter:{__version__}"
 SEARCHED = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# This machine's limits may be lower than what podman would ask for.
+# The limits of this machine may be lower than podman's defaults.
 CONFIG = """\
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
@@ -30,13 +30,13 @@ network_config_dir = "{folder}/networks"
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Podman and buildah on a storage of their own, which ends with the session."""
+    """Runs podman and buildah on a storage in `folder`, which is deleted after the session."""
 
     folder: Path
 
     @property
     def environment(self) -> dict[str, str]:
-        """What both programs are told."""
+        """The environment of both programs."""
         return {
             "PATH": SEARCHED,
             "HOME": str(self.folder),
@@ -46,15 +46,15 @@ class Engine:
         }
 
     def command(self, program: str, *words: str | Path) -> list[str]:
-        """Return a command line of one of them."""
+        """Return the command line of podman or buildah."""
         storage = ["--storage-driver=overlay", f"--root={self.folder}/store", f"--runroot={self.folder}/run"]
         return [program, *storage, *map(str, words)]
 
     def run(self, program: str, *words: str | Path, seconds: float = 300) -> str:
-        """Return what one of them printed.
+        """Run podman or buildah and return its output.
 
         Raises:
-            AssertionError: It failed; the message holds what it said.
+            AssertionError: It failed. The message contains its output.
         """
         outcome = subprocess.run(
             self.command(program, *words),
@@ -69,23 +69,23 @@ class Engine:
         return outcome.stdout.strip()
 
     def podman(self, *words: str | Path, seconds: float = 300) -> str:
-        """Run podman."""
+        """Run podman and return its output."""
         return self.run("podman", *words, seconds=seconds)
 
     def logs(self, container: str) -> str:
-        """Return what a container's program wrote."""
+        """Return the output of a container."""
         command = self.command("podman", "logs", container)
         outcome = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True, timeout=60)
         return outcome.stdout + outcome.stderr
 
     def inspect(self, kind: str, name: str) -> dict[str, Any]:
-        """Return what podman knows of an image or a container."""
+        """Return the details of an image or a container."""
         (found,) = json.loads(self.podman("inspect", f"--type={kind}", name))
         assert isinstance(found, dict)
         return found
 
     def commit(self, base: str, image: str, additions: dict[Path, str], *config: str, owner: str) -> None:
-        """Make an image of another one and files."""
+        """Create an image from a base image and files."""
         container = self.run("buildah", "from", "--pull-never", base)
         for source, target in additions.items():
             self.run("buildah", "add", "--quiet", f"--chown={owner}", container, source, target)

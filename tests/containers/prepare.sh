@@ -1,7 +1,7 @@
 #!/bin/sh
-# What the container tests need on Debian, as root: builder and runtime from Debian's packages, and a root file system that
-# stands in for the official Python image, which cannot be had everywhere. It has what the Dockerfile asks of a base (Python
-# 3.13 and pip on PATH), but not the same size and packages. Kept in the cache folder; about two minutes the first time.
+# Prepare a Debian machine for the container tests, as root: install builder and runtime from Debian's packages, and create
+# a root file system that replaces the official Python image, which is not available everywhere. It has what the Dockerfile
+# needs (Python 3.13 and pip on PATH), but not the same size and packages. Takes about two minutes, once; kept in the cache.
 set -eu
 
 suite=trixie
@@ -28,10 +28,10 @@ mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | gr
 work=$rootfs.new
 rm -rf "$work"
 mkdir -p "$cache"
-# The script of sid makes any suite that this debootstrap is too old to know.
+# The script of sid also works for suites that this version of debootstrap does not know.
 debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates,wget "$suite" "$work" "$mirror" \
     /usr/share/debootstrap/scripts/sid >"$cache/debootstrap.log"
-# pip as the official image has it: on PATH, and removable by itself.
+# pip as in the official image: on PATH, and removable separately.
 rm "$work"/usr/lib/python3*/EXTERNALLY-MANAGED
 chroot "$work" sh -c '
     ln -s /usr/bin/python3 /usr/local/bin/python

@@ -1,4 +1,4 @@
-"""The Dockerfile, built and run: confined as deploy/ confines it, well by its own word, and quick to end."""
+"""The image, built from the Dockerfile and run with the restrictions of the compose file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFINED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges",
 
 @pytest.fixture(scope="module")
 def container(engine: Engine, image: str) -> Iterator[tuple[str, str]]:
-    """Run the exporter's demo as compose and Kubernetes would, and yield the container's name and its address."""
+    """Run the exporter's demo with the restrictions of compose, and yield the container's name and address."""
     port = free_port()
     command = ("demo", "--no-real-model")
     engine.podman("run", "--detach", "--name=confined", f"--publish=127.0.0.1:{port}:10434", *CONFINED, image, *command)
@@ -30,7 +30,7 @@ def container(engine: Engine, image: str) -> Iterator[tuple[str, str]]:
 
 
 def wait_until_healthy(engine: Engine, container: str) -> None:
-    """Return when the container's health check succeeds (podman runs it by itself only under systemd)."""
+    """Wait until the health check of a container succeeds; podman runs it by itself only with systemd."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -42,8 +42,8 @@ def wait_until_healthy(engine: Engine, container: str) -> None:
             return
 
 
-def test_says_what_it_is(engine: Engine, image: str) -> None:
-    """Labels, user, port, entry point and health check are in the built image."""
+def test_image_configuration(engine: Engine, image: str) -> None:
+    """The image has its labels, user, port, entry point and health check."""
     found = engine.inspect("image", image)
     config = found["Config"]
     assert config["Labels"]["org.opencontainers.image.version"] == __version__
@@ -52,12 +52,12 @@ def test_says_what_it_is(engine: Engine, image: str) -> None:
     assert config["Entrypoint"] == ["ollama-throughput-exporter"]
     assert found["Healthcheck"]["Test"] == ["CMD", "ollama-throughput-exporter", "healthcheck"]
     added = found["Size"] - engine.inspect("image", BASE)["Size"]
-    print(f"\nimage {found['Size'] / 1e6:.0f} MB, of which {added / 1e6:.0f} MB are not the base's")  # noqa: T201 - whoever asks for this run
+    print(f"\nimage {found['Size'] / 1e6:.0f} MB, {added / 1e6:.0f} MB of it on top of the base image")  # noqa: T201 - the size is a result
     assert engine.podman("run", "--rm", image, "--version").split()[1] == __version__
 
 
-def test_holds_no_build_tools(engine: Engine, image: str) -> None:
-    """There is no pip, no compiler and nothing of the build's own packages in the image."""
+def test_image_has_no_build_tools(engine: Engine, image: str) -> None:
+    """The image has no pip, no compiler and none of the packages of the build."""
     script = (
         "import importlib.util as u, shutil; print([n for n in ('pip', 'hatchling', 'setuptools') if u.find_spec(n)]"
     )
@@ -65,8 +65,8 @@ def test_holds_no_build_tools(engine: Engine, image: str) -> None:
     assert engine.podman("run", "--rm", "--entrypoint=python", image, "-c", script) == "[]"
 
 
-def test_runs_confined(engine: Engine, container: tuple[str, str]) -> None:
-    """Read-only, without capabilities, as nobody in particular, it is healthy and measures."""
+def test_container_runs_confined(engine: Engine, container: tuple[str, str]) -> None:
+    """The container is healthy and measures with a read-only file system, without capabilities, and not as root."""
     name, url = container
     wait_until_healthy(engine, name)
     status = dict(
@@ -86,16 +86,16 @@ def test_runs_confined(engine: Engine, container: tuple[str, str]) -> None:
     assert f'ollama_probe_build_info{{version="{__version__}"' in text
 
 
-def test_ends_at_once(engine: Engine, container: tuple[str, str]) -> None:
-    """SIGTERM ends it with exit status 0 within two seconds, whatever it is doing."""
+def test_sigterm_ends_the_container(engine: Engine, container: tuple[str, str]) -> None:
+    """SIGTERM ends the container with exit status 0 within two seconds."""
     name, _ = container
     wait_until_healthy(engine, name)
     process = Path("/proc", str(engine.inspect("container", name)["State"]["Pid"]))
-    begun = time.monotonic()
+    start = time.monotonic()
     os.kill(int(process.name), signal.SIGTERM)
-    while process.exists() and time.monotonic() - begun < 30:
+    while process.exists() and time.monotonic() - start < 30:
         time.sleep(0.01)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     assert engine.podman("wait", name) == "0"
-    print(f"\nended {seconds:.2f} s after SIGTERM")  # noqa: T201 - asks for its figures
+    print(f"\nended {seconds:.2f} s after SIGTERM")  # noqa: T201 - the duration is a result
     assert seconds < 2

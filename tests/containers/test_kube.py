@@ -1,4 +1,4 @@
-"""The chart's Deployment, run by `podman play kube`: the nearest to a kubelet where there is no cluster."""
+"""The Deployment of the chart, run by `podman play kube` in place of a cluster."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ pytestmark = pytest.mark.timeout(900)
 CHART = Path(__file__).parent.parent.parent / "deploy/helm/ollama-throughput-exporter"
 
 
-def test_a_pod_of_the_chart_runs(engine: Engine, image: str) -> None:
-    """The rendered objects start a pod that is ready, reads its ConfigMap, and is as confined as they say."""
+def test_pod_of_the_chart_runs(engine: Engine, image: str) -> None:
+    """The rendered objects start a pod that is ready, uses its ConfigMap, and has the rendered restrictions."""
     helm = find_program("helm")
     if helm is None:
-        pytest.skip("helm is neither on PATH nor in the cache: run tests/fetch_helm.sh, which needs Go")
+        pytest.skip("helm not found. Install Helm 3, or Go and run `make programs`.")
     registry, _, _ = image.partition("/")
     port = free_port()
     values = [f"--values={CHART}/ci/deployment-values.yaml", f"--set=image.registry={registry},containerPort={port}"]
