@@ -1,115 +1,107 @@
-"""Overview: is everything as fast as it should be?"""
+"""The overview: is every model on every GPU as fast as it should be?"""
 
 from __future__ import annotations
 
-from typing import Any
+from causes import map_causes, select_cause
+from colors import BAD, GOOD, WARNING
+from dashboard import NAME, build_dashboard, link_to_model, place_panels
+from fields import COLORED_BACKGROUND, COLORED_TEXT, build_thresholds, map_values
+from grafana_foundation_sdk.builders.common import TableSortByFieldState
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.builders.stat import Panel as StatPanel
+from grafana_foundation_sdk.builders.table import Panel as TablePanel
+from grafana_foundation_sdk.builders.timeseries import Panel as ChartPanel
+from panels import (
+    NO_RULES,
+    build_line_chart,
+    build_query,
+    build_ranked_line_chart,
+    build_stat,
+    build_table,
+    build_table_query,
+    color_lines_by_level,
+    format_column,
+)
+from queries import (
+    DECODE_RATE,
+    FIRING_ALERTS,
+    RECORD_KEY,
+    TARGET,
+    select_baseline,
+    select_reading,
+    select_record,
+    select_status,
+    shorten_gpu,
+)
 
-import panels as p
-import queries as q
-from grafana_foundation_sdk.builders import dashboard, table
-from grafana_foundation_sdk.models import dashboard as d
-
-CAUSES = {
-    "cpu": "runs on the CPU",
-    "partial_offload": "partly off the GPU",
-    "thermal": "GPU too hot",
-    "hw_power_brake": "power brake",
-    "hw_slowdown": "hardware slowdown",
-    "contended": "GPU shared",
-    "power_cap": "power limit",
-    "clock_low": "clock low",
-    "workload_changed": "prompt changed",
-    "version_changed": "Ollama changed",
-    "digest_changed": "model changed",
-    "driver_changed": "driver changed",
-    "none_visible": "none visible",
-}
-"""The causes of the shipped rules, in a reader's words."""
-
-KEY = q.RECORD_KEY
-RATE = f"max by ({KEY}, gpu) ({q.DECODE})"
-DROP = f"1 - max by ({KEY}) ({q.DECODE}) / on ({KEY}) {q.normal()}"
-
-
-def cause_words() -> d.ValueMap:
-    """Return the mapping from the rules' causes to words."""
-    return p.words({cause: (said, p.GREY if cause == "none_visible" else p.WARN) for cause, said in CAUSES.items()})
-
-
-def why() -> str:
-    """Return each slow pair's cause, from the rules, or why its newest probe failed, both as the label `cause`."""
-    failing = f"max by ({KEY}) ({q.status('success')}) == 0"
-    counted = [
-        f"topk by ({KEY}) (1, sum by ({KEY}, reason) ({q.increase('failures_total', w)}) > 0)" for w in ("1h", "13h")
-    ]
-    reason = f"({counted[0]} or on ({KEY}) {counted[1]}) and on ({KEY}) ({failing})"
-    failed = f'label_replace({reason}, "cause", "probe fails: $1", "reason", "(.+)")'
-    return f"max by ({KEY}, cause) ({failed}) or on ({KEY}) max by ({KEY}, cause) ({q.record('ollama_probe:cause')})"
+RATE = f"max by ({RECORD_KEY}, gpu) ({DECODE_RATE})"
+DROP = f"1 - max by ({RECORD_KEY}) ({DECODE_RATE}) / on ({RECORD_KEY}) {select_baseline()}"
+MODELS = f"count({select_status('interval_seconds')})"
 
 
-def headline() -> list[tuple[int, Any]]:
+def build() -> Dashboard:
+    """Return the dashboard."""
+    dashboard = build_dashboard(
+        "ollama-throughput-overview",
+        "Ollama throughput: overview",
+        "Is every model on every GPU as fast as it should be?",
+        "now-24h",
+    )
+    models, *counts = build_stats()
+    stats = [(4, models), *((5, count) for count in counts)]
+    charts = [(8, chart) for chart in build_charts()]
+    return place_panels(dashboard, [(3, stats), (9, [(24, build_models_table())]), (9, charts)])
+
+
+def build_stats() -> list[StatPanel]:
     """Return the numbers of the first row."""
-    drop = f"({DROP})"
-    slow = f"count({drop} > 0.1) or 0 * count({q.status('interval_seconds')})"
-    failing = f"count({q.status('success')} == 0) or 0 * count({q.status('interval_seconds')})"
-    down = f"count(ollama_probe_up{{{q.TARGET}}} == 0) or 0 * count(ollama_probe_up{{{q.TARGET}}})"
-    firing = f"count({p.ALERTS}) or 0 * count({q.status('interval_seconds')})"
-    pairs = f"count({q.status('interval_seconds')})"
-    none_is_good = p.thresholds((None, p.GOOD), (1, p.BAD))
-    count = "Good is 0. "
-    return [
-        (4, p.number("Pairs measured", "Models on targets that are probed, within the filters above.", "none", pairs)),
-        (
-            5,
-            p.number(
-                "More than 10 % slow",
-                f"{count}Pairs whose newest reading is over 10 % below their normal rate; one bad reading may be a "
-                "neighbour on the GPU. The table names them.",
-                "none",
-                slow,
-            ).thresholds(p.thresholds((None, p.GOOD), (1, p.WARN))),
-        ),
-        (
-            5,
-            p.number(
-                "Newest probe failed",
-                f"{count}Pairs whose newest probe measured nothing. The table says why.",
-                "none",
-                failing,
-            ).thresholds(none_is_good),
-        ),
-        (
-            5,
-            p.number(
-                "Servers down",
-                f"{count}Targets whose /api/version did not answer. Start Ollama there, or mend the network or the "
-                "URL.",
-                "none",
-                down,
-            ).thresholds(none_is_good),
-        ),
-        (
-            5,
-            p.number(
-                "Alerts firing",
-                f"{count}Alerts of the shipped rules that fire now. Always 0 where the rules are not loaded.",
-                "none",
-                firing,
-            ).thresholds(none_is_good),
-        ),
-    ]
+    models = build_stat(
+        "Models measured",
+        "Number of models that are probed and match the filters above. A model on two targets counts twice.",
+        "none",
+        MODELS,
+    )
+    slow = build_stat(
+        "Over 10 % below baseline",
+        "Number of models whose last reading is more than 10 % below their baseline. Good is 0, but a single low "
+        "reading can come from other work on the GPU. The table below names the models.",
+        "none",
+        f"count(({DROP}) > 0.1) or 0 * {MODELS}",
+    ).thresholds(build_thresholds((None, GOOD), (1, WARNING)))
+    failing = build_stat(
+        "Last probe failed",
+        "Number of models whose last probe failed. Good is 0. The table below shows why.",
+        "none",
+        f"count({select_status('success')} == 0) or 0 * {MODELS}",
+    )
+    down = build_stat(
+        "Targets down",
+        "Number of targets that did not answer `/api/version`. Good is 0. Otherwise start Ollama there, or correct "
+        "the network or the URL.",
+        "none",
+        f"count(ollama_probe_up{{{TARGET}}} == 0) or 0 * count(ollama_probe_up{{{TARGET}}})",
+    )
+    firing = build_stat(
+        "Alerts firing",
+        "Number of firing alerts of the shipped rules, except severity info. Good is 0. It is always 0 if the rules "
+        "are not loaded.",
+        "none",
+        f"count({FIRING_ALERTS}) or 0 * {MODELS}",
+    )
+    for panel in (failing, down, firing):
+        panel.thresholds(build_thresholds((None, GOOD), (1, BAD)))
+    return [models, slow, failing, down, firing]
 
 
-def pairs() -> table.Panel:
-    """Return the table of all pairs, the slowest against their own normal first."""
-    age = f"time() - max by ({KEY}) ({q.status('last_success_timestamp_seconds')})"
-    panel = p.rows(
-        "Every model on every target, furthest below its normal first",
-        "Rate: tokens per second while generating, by Ollama's own count and clock. Normal: the rules' reference, "
-        "else the configured expected rate, else the median of a week. Below normal: under 8 % is good; over 25 % "
-        "needs a look. Cause comes from the shipped rules, or says why probes fail; it is empty where nothing is "
-        "wrong or no rules are loaded. On the GPU is what Ollama claims, which can be wrong: the GPU column is what "
-        "was seen. Click a model for its own board.",
+def build_models_table() -> TablePanel:
+    """Return the table of all models, the furthest below its baseline first."""
+    age = f"time() - max by ({RECORD_KEY}) ({select_status('last_success_timestamp_seconds')})"
+    panel = build_table(
+        "All models, furthest below baseline first",
+        "Last decode rate of each model in tokens per second while generating, and its baseline: the rules' reference, "
+        "or without it the configured expected rate or the median of one week. Up to 8 % below baseline is good; at "
+        "25 % or more see Cause, or click the model to open its dashboard. GPU is what ran the model; Reported on GPU "
+        "is what Ollama claims, which can be wrong.",
         [
             "model",
             "target",
@@ -122,91 +114,77 @@ def pairs() -> table.Panel:
             "Value #age",
             "Value #offload",
         ],
-        p.query(f"max by ({KEY}) ({q.status('success')})", name="success", instant=True),
-        p.query(q.short(RATE), name="rate", instant=True),
-        p.query(q.normal(), name="normal", instant=True),
-        p.query(DROP, name="drop", instant=True),
-        p.query(why(), name="why", instant=True),
-        p.query(age, name="age", instant=True),
-        p.query(f"min by ({KEY}) ({q.reading('model_gpu_ratio')})", name="offload", instant=True),
+        build_table_query(f"max by ({RECORD_KEY}) ({select_status('success')})", ref_id="success"),
+        build_table_query(shorten_gpu(RATE), ref_id="rate"),
+        build_table_query(select_baseline(), ref_id="normal"),
+        build_table_query(DROP, ref_id="drop"),
+        build_table_query(select_cause(), ref_id="why"),
+        build_table_query(age, ref_id="age"),
+        build_table_query(f"min by ({RECORD_KEY}) ({select_reading('model_gpu_ratio')})", ref_id="offload"),
     )
-    colored = {"type": "color-background", "mode": "basic"}
-    success = p.words({"1": ("ok", p.GOOD), "0": ("failed", p.BAD)})
-    link = p.to_model_board("${__data.fields.Target}", "${__data.fields.Model}")
-    p.column(panel, "model", "Model", links=[link], custom__width=165)
-    p.column(panel, "target", "Target", custom__width=120)
-    p.column(
-        panel, "gpu", "GPU", mappings=[p.words({"cpu": ("cpu", p.BAD)})], custom__cellOptions={"type": "color-text"}
-    )
-    p.column(panel, "Value #rate", "Tokens/s", decimals=1, custom__width=90)
-    p.column(panel, "Value #normal", "Normal", decimals=1, custom__width=85)
-    p.column(
+    link = link_to_model("${__data.fields.Target}", "${__data.fields.Model}")
+    format_column(panel, "model", "Model", links=[link], custom__width=165)
+    format_column(panel, "target", "Target", custom__width=110)
+    format_column(panel, "gpu", "GPU", mappings=[map_values({"cpu": ("cpu", BAD)})], custom__cellOptions=COLORED_TEXT)
+    format_column(panel, "Value #rate", "Tokens/s", decimals=1, custom__width=90)
+    format_column(panel, "Value #normal", "Baseline", decimals=1, custom__width=85)
+    format_column(
         panel,
         "Value #drop",
-        "Below normal",
+        "Below baseline",
         unit="percentunit",
         decimals=0,
-        custom__width=130,
-        custom__cellOptions=colored,
-        thresholds=p.thresholds((None, "transparent"), (0.08, p.WARN), (0.25, p.BAD)).build(),
+        custom__width=135,
+        custom__cellOptions=COLORED_BACKGROUND,
+        thresholds=build_thresholds((None, "transparent"), (0.08, WARNING), (0.25, BAD)).build(),
     )
-    p.column(
-        panel, "cause", "Cause", mappings=[cause_words()], custom__cellOptions={"type": "color-text"}, custom__width=170
-    )
-    p.column(
+    format_column(panel, "cause", "Cause", mappings=[map_causes()], custom__cellOptions=COLORED_TEXT, custom__width=165)
+    format_column(
         panel,
         "Value #success",
         "Probe",
-        mappings=[success],
-        custom__cellOptions={"type": "color-text"},
+        mappings=[map_values({"1": ("ok", GOOD), "0": ("failed", BAD)})],
+        custom__cellOptions=COLORED_TEXT,
         custom__width=75,
     )
-    p.column(panel, "Value #age", "Last reading", unit="s", decimals=0, custom__width=110)
-    p.column(
+    format_column(panel, "Value #age", "Last reading", unit="s", decimals=0, custom__width=110)
+    format_column(
         panel,
         "Value #offload",
-        "On the GPU",
+        "Reported on GPU",
         unit="percentunit",
         decimals=0,
-        custom__width=105,
-        custom__cellOptions={"type": "color-text"},
-        thresholds=p.thresholds((None, p.BAD), (0.5, p.WARN), (0.98, "text")).build(),
+        custom__width=140,
+        custom__cellOptions=COLORED_TEXT,
+        thresholds=build_thresholds((None, BAD), (0.5, WARNING), (0.98, "text")).build(),
     )
-    return panel.sort_by([p.common.TableSortByFieldState().display_name("Below normal").desc(desc=True)])
+    return panel.sort_by([TableSortByFieldState().display_name("Below baseline").desc(desc=True)])
 
 
-def build() -> dashboard.Dashboard:
-    """Return the board."""
-    made = p.board(
-        "ollama-throughput-overview",
-        "Ollama throughput: overview",
-        "Is every model on every GPU as fast as it should be?",
-        "now-24h",
-    )
-    share = p.lines(
-        "Rate as a share of its own normal",
-        "One line per model on a target; 100 % is normal, whatever the model. Good is a flat line; a line under 90 % "
-        "for half a day is what the rules warn of. Readings beside other work on the GPU are left out. Needs the "
-        "rules.",
+def build_charts() -> list[ChartPanel]:
+    """Return the charts of the rates over time."""
+    relative = build_line_chart(
+        "Decode rate relative to baseline",
+        "Decode rate of each model in percent of its baseline, without contended readings. A flat line at 100 % is "
+        "good; the rules warn when a model stays below 90 % for half a day. Requires the shipped rules.",
         "percentunit",
-        p.query(q.record("ollama_probe:decode_tokens_per_second:ratio"), "{{model}} on {{target}}"),
+        build_query(select_record("ollama_probe:decode_tokens_per_second:ratio"), NAME),
     )
-    p.shares(share.no_value(p.NO_RULES).axis_soft_max(1.1), 0.75, 0.92)
-    by_model = p.ranked_lines(
+    color_lines_by_level(relative.no_value(NO_RULES).axis_soft_max(1.1), 0.75, 0.92)
+    by_model = build_ranked_line_chart(
         "Decode rate by model",
-        "Tokens per second while generating, the mean over the targets that have the model. A step that lasts is the "
-        "finding; the five fastest have colours, others are grey. A gap: no probe succeeded.",
+        "Tokens per second while generating, averaged over the targets that have the model; the five fastest are "
+        "coloured. Look for steps that last. A gap means that no probe succeeded.",
         "model",
-        q.DECODE,
+        DECODE_RATE,
         "{{model}}",
     )
-    by_gpu = p.ranked_lines(
+    by_gpu = build_ranked_line_chart(
         "Decode rate by GPU",
-        "Tokens per second while generating, the mean over the models measured on the GPU: compare a GPU with its own "
-        "past, for models differ. A line named cpu that begins is a model that fell off its GPU.",
+        "Tokens per second while generating, averaged over the models measured on the GPU. Compare a GPU with its own "
+        "past only, because models differ. A new line named cpu means that a model moved from its GPU to the CPU.",
         "gpu",
-        q.DECODE,
+        DECODE_RATE,
         "{{gpu}}",
     )
-    p.lay(made, [(3, headline()), (9, [(24, pairs())]), (9, [(8, share), (8, by_model), (8, by_gpu)])])
-    return made
+    return [relative, by_model, by_gpu]

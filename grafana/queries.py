@@ -1,83 +1,98 @@
-"""PromQL in the words of the boards: every selector is held to the variables that a reader may set."""
+"""PromQL expressions; every selector is filtered by the dashboards' variables."""
 
 from __future__ import annotations
 
 EXPORTER = 'job=~"$job",instance=~"$instance"'
 TARGET = f'{EXPORTER},target=~"$target"'
-PAIR = f'{TARGET},model=~"$model"'
-READING = f'{PAIR},gpu=~"$gpu"'
-ON_PAIR = "on (job, instance, target, model)"
+MODEL = f'{TARGET},model=~"$model"'
+READING = f'{MODEL},gpu=~"$gpu"'
+"""The matchers of metrics with the labels of an exporter, a target, a model or a reading."""
+
+ON_MODEL = "on (job, instance, target, model)"
 RECORD_KEY = "job, target, model"
-"""What the rules group by: an exporter's instance and the GPU are not part of a pair's identity."""
+"""What the rules group by: the exporter's instance and the GPU are not part of a model's identity."""
 
-DECODE = f"ollama_probe_decode_tokens_per_second{{{READING}}}"
+DECODE_RATE = f"ollama_probe_decode_tokens_per_second{{{READING}}}"
+FIRING_ALERTS = (
+    'ALERTS{alertname=~"OllamaProbe.+",alertstate="firing",severity!="info",'
+    'job=~"$job|",target=~"$target|",model=~"$model|"}'
+)
+"""The alerts of an exporter or a target have no label `model`; they match every selection of models."""
 
 
-def reading(name: str, extra: str = "") -> str:
-    """Return the selector of a reading's gauge; `extra` is further matchers."""
-    return f"ollama_probe_{name}{{{READING}{',' if extra else ''}{extra}}}"
+def select_reading(metric: str, matchers: str = "") -> str:
+    """Return the selector of a gauge of the last reading. `metric` is its name without `ollama_probe_`."""
+    return f"ollama_probe_{metric}{{{READING}{',' if matchers else ''}{matchers}}}"
 
 
-def of_gpu(expression: str) -> str:
-    """Return an expression over pairs without those whose reading is on a GPU that is not chosen.
+def select_status(metric: str, matchers: str = "") -> str:
+    """Return the selector of a status metric, which every model has."""
+    return exclude_other_gpus(f"ollama_probe_{metric}{{{MODEL}{',' if matchers else ''}{matchers}}}")
 
-    A pair without a reading (failing, or new) has no `gpu` label and stays: it must not vanish from the boards.
+
+def select_increase(counter: str, window: str = "$__range", matchers: str = "") -> str:
+    """Return a counter's increase over `window`.
+
+    Counters change once per probe, so the window must be several probe intervals long.
     """
-    elsewhere = f'ollama_probe_decode_tokens_per_second{{{PAIR},gpu!~"$gpu"}}'
-    return f"({expression} unless {ON_PAIR} {elsewhere})"
-
-
-def status(name: str, extra: str = "") -> str:
-    """Return the selector of a status metric, which is there for every pair."""
-    return of_gpu(f"ollama_probe_{name}{{{PAIR}{',' if extra else ''}{extra}}}")
-
-
-def increase(name: str, window: str = "$__range", extra: str = "") -> str:
-    """Return how much a pair's counter grew. Counters step once per probe, so the window must hold several probes."""
-    return of_gpu(f"increase(ollama_probe_{name}{{{PAIR}{',' if extra else ''}{extra}}}[{window}])")
-
-
-def record(name: str, extra: str = "") -> str:
-    """Return a series of the recording rules, which know neither `instance` nor `gpu`: those filter by `and`."""
-    matchers = f'job=~"$job",target=~"$target",model=~"$model"{"," if extra else ""}{extra}'
-    return f"({name}{{{matchers}}} and on ({RECORD_KEY}) {status('interval_seconds')})"
-
-
-def short(expression: str) -> str:
-    """Return an expression whose label `gpu` is a card's name without its maker's and its family's."""
-    return f'label_replace({expression}, "gpu", "$1", "gpu", "NVIDIA (?:GeForce )?(.+)")'
-
-
-def normal() -> str:
-    """Return a pair's own normal rate: from the rules, else as configured, else its median over a week."""
-    return (
-        f"(max by ({RECORD_KEY}) ({record('ollama_probe:decode_tokens_per_second:reference')})"
-        f" or max by ({RECORD_KEY}) ({status('expected_decode_tokens_per_second')})"
-        f" or quantile_over_time(0.5, max by ({RECORD_KEY}) ({DECODE})[7d:15m]))"
+    return exclude_other_gpus(
+        f"increase(ollama_probe_{counter}{{{MODEL}{',' if matchers else ''}{matchers}}}[{window}])"
     )
 
 
-def if_one_pair(expression: str) -> str:
-    """Return an expression that is empty unless one pair alone is chosen: bands of several would cover each other."""
-    return f"{expression} and on () (count(count by ({RECORD_KEY}) ({status('interval_seconds')})) == 1)"
+def select_record(record: str, matchers: str = "") -> str:
+    """Return the selector of a recorded series. It has no `instance` and no `gpu`, so a join applies these filters."""
+    matchers = f'job=~"$job",target=~"$target",model=~"$model"{"," if matchers else ""}{matchers}'
+    return f"({record}{{{matchers}}} and on ({RECORD_KEY}) {select_status('interval_seconds')})"
 
 
-def changed(name: str, matchers: str, identity: str, label: str) -> str:
-    """Return 1 for five minutes after an info series' label took a value that it had not in the hour before."""
-    now, before = f"{name}{{{matchers}}}", f"last_over_time({name}{{{matchers}}}[1h] offset 5m)"
+def exclude_other_gpus(expression: str) -> str:
+    """Return `expression` without the models whose last reading is from a GPU that is not selected.
+
+    A model without a reading (a new or failing one) has no label `gpu` and is kept: it must stay visible.
+    """
+    on_other_gpu = f'ollama_probe_decode_tokens_per_second{{{MODEL},gpu!~"$gpu"}}'
+    return f"({expression} unless {ON_MODEL} {on_other_gpu})"
+
+
+def shorten_gpu(expression: str) -> str:
+    """Return `expression` with NVIDIA's brand and product family removed from the label `gpu`."""
+    return f'label_replace({expression}, "gpu", "$1", "gpu", "NVIDIA (?:GeForce )?(.+)")'
+
+
+def select_baseline() -> str:
+    """Return the baseline decode rate: the rules' reference, else the expected rate, else the median of one week."""
+    return (
+        f"(max by ({RECORD_KEY}) ({select_record('ollama_probe:decode_tokens_per_second:reference')})"
+        f" or max by ({RECORD_KEY}) ({select_status('expected_decode_tokens_per_second')})"
+        f" or quantile_over_time(0.5, max by ({RECORD_KEY}) ({DECODE_RATE})[7d:15m]))"
+    )
+
+
+def require_one_model(expression: str) -> str:
+    """Return `expression`, empty unless exactly one model is selected: the bands of several would overlap."""
+    return f"{expression} and on () (count(count by ({RECORD_KEY}) ({select_status('interval_seconds')})) == 1)"
+
+
+def detect_change(metric: str, matchers: str, identity: str, label: str) -> str:
+    """Return 1 for five minutes after `label` of an info metric took a value that it did not have in the last hour.
+
+    `identity` are the labels of the thing that changed. Nothing is returned where there was no series before.
+    """
+    now, before = f"{metric}{{{matchers}}}", f"last_over_time({metric}{{{matchers}}}[1h] offset 5m)"
     return f"({now} unless on ({identity}, {label}) {before}) and on ({identity}) {before}"
 
 
-def ranked(by: str, rank: int, over: str) -> str:
-    """Return the `rank`-th largest mean of `over` at each point in time, ranked once, by the whole shown range."""
-    above = f" unless on ({by}) {_largest(by, rank - 1, over)}" if rank > 1 else ""
-    return f"avg by ({by}) ({over}) and on ({by}) ({_largest(by, rank, over)}{above})"
+def select_rank(by: str, rank: int, expression: str) -> str:
+    """Return the series of `expression`, averaged by `by`, whose mean over the whole time range has rank `rank`."""
+    higher = f" unless on ({by}) {_select_largest(by, rank - 1, expression)}" if rank > 1 else ""
+    return f"avg by ({by}) ({expression}) and on ({by}) ({_select_largest(by, rank, expression)}{higher})"
 
 
-def unranked(by: str, ranks: int, over: str) -> str:
-    """Return the means of `over` below the first `ranks`."""
-    return f"avg by ({by}) ({over}) unless on ({by}) {_largest(by, ranks, over)}"
+def select_below_rank(by: str, rank: int, expression: str) -> str:
+    """Return the series of `expression`, averaged by `by`, that rank below `rank`."""
+    return f"avg by ({by}) ({expression}) unless on ({by}) {_select_largest(by, rank, expression)}"
 
 
-def _largest(by: str, count: int, over: str) -> str:
-    return f"topk({count}, avg by ({by}) (avg_over_time({over}[$__range] @ end())))"
+def _select_largest(by: str, count: int, expression: str) -> str:
+    return f"topk({count}, avg by ({by}) (avg_over_time({expression}[$__range] @ end())))"
