@@ -1,10 +1,10 @@
 """The metric families of this program: the only file that names metrics.
 
-Four label sets: readings carry target, model and gpu; a model's status target and model; a server's status target; the
-rest describes this program and this machine. No counter's name less `_total` is a gauge's, which OpenMetrics would
-treat as one family.
+There are four label sets: a reading has target, model and gpu; a model's status has target and model; a server's status
+has target; the rest describes this program and this machine. No counter may be called like a gauge with `_total`
+appended, because OpenMetrics would treat the two as one family.
 
-To add a metric, add a line here; its value is an attribute of `Reading` or `ModelState`.
+To add a metric, add a family here. Its value is an attribute of `Reading` or `ModelState`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from exporter import __version__
 from exporter.gpu.base import Card
-from exporter.metrics.exposition import Family, Kind, Labels, Point, Points, by, info, number, one
+from exporter.metrics.family import Family, Kind, Labels, Point, Points, by, format_number, info, one
 from exporter.reading import Reading
 from exporter.state.histogram import BUCKETS_SECONDS
 from exporter.state.model_state import ModelState
@@ -65,7 +65,7 @@ def _stages(reading: Reading) -> Mapping[str, float]:
 
 
 def _durations(state: ModelState) -> Iterable[Point]:
-    bounds = (*map(number, BUCKETS_SECONDS), "+Inf")
+    bounds = (*map(format_number, BUCKETS_SECONDS), "+Inf")
     for bound, count in zip(bounds, state.durations.counts, strict=True):
         yield "_bucket", {"le": bound}, count
     yield "_count", {}, state.durations.counts[-1]
@@ -82,66 +82,69 @@ def _card(card: Card) -> Labels:
 
 
 READINGS: tuple[Family[Reading], ...] = (
-    _figure("tokens_per_second", "Whitespace-separated tokens of the answer per second of elapsed time."),
+    _figure("tokens_per_second", "Whitespace-separated tokens in the answer per second of elapsed time."),
     _reading(
         "token_count",
-        "Whitespace-separated tokens of the answer, thinking included.",
+        "Number of whitespace-separated tokens in the answer, thinking included.",
         one(attrgetter("figures.words")),
     ),
-    _figure("elapsed_seconds", "Wall-clock time of the LangChain call, excluding model load."),
-    _figure("decode_tokens_per_second", "Token generation rate: Ollama's eval_count / eval_duration."),
-    _figure("output_tokens", "Number of generated tokens: Ollama's eval_count."),
+    _figure("elapsed_seconds", "Wall-clock duration of the LangChain call, excluding model load."),
+    _figure("decode_tokens_per_second", "Token generation rate as reported by Ollama: eval_count / eval_duration."),
+    _figure("output_tokens", "Number of generated tokens as reported by Ollama: eval_count."),
     _figure("time_to_first_token_seconds", "Time from sending the request to the first chunk of text or thinking."),
     _reading(
         "stage_seconds",
-        "Time spent by Ollama in each stage of the request: queue, load, prefill and decode.",
+        "Time that Ollama spent in each stage of the request: queue, load, prefill and decode.",
         by("stage", _stages),
     ),
     _of_reading("model_load_seconds", "Duration of the model load before the probe, if the model was not loaded."),
-    _figure("truncated", "Whether the answer ended without Ollama's final chunk (1), so that rates are client-side."),
+    _figure(
+        "truncated",
+        "Whether the answer ended without Ollama's final chunk; if so, the client measured the rates.",
+    ),
     _reading(
         "contended",
-        "Whether other work shared the queue, the GPU's models or the GPU during the probe (1).",
+        "Whether other work competed with the probe: in Ollama's queue, another model or another process on the GPU.",
         by("by", lambda reading: reading.contended),
     ),
-    _figure("distinct_chunks_ratio", "Distinct chunk texts / all chunk texts, near 0 if the model repeats itself."),
-    _of_reading("model_gpu_ratio", "Share of the model that Ollama reports to be on a GPU: size_vram / size."),
-    _gpu("power_watts", "Mean power of the model's GPUs while generating, summed."),
-    _gpu("energy_joules", "Energy used by the model's GPUs while generating, summed."),
-    _gpu("clock_hertz", "Mean SM clock while generating, of the model's slowest GPU."),
-    _gpu("clock_max_hertz", "Maximum SM clock of the model's GPUs."),
-    _gpu("temperature_celsius", "Highest temperature of the model's GPUs while generating."),
-    _gpu("utilization_ratio", "Mean utilization of the model's GPUs while generating."),
+    _figure("distinct_chunks_ratio", "Ratio of distinct to all chunk texts, near 0 if the model repeats itself."),
+    _of_reading("model_gpu_ratio", "Share of the model on a GPU as reported by Ollama: size_vram / size."),
+    _gpu("power_watts", "Mean power draw during generation, summed over the GPUs that ran the model."),
+    _gpu("energy_joules", "Energy used during generation, summed over the GPUs that ran the model."),
+    _gpu("clock_hertz", "Mean SM clock during generation, the lowest of the GPUs that ran the model."),
+    _gpu("clock_max_hertz", "Maximum SM clock, the lowest of the GPUs that ran the model."),
+    _gpu("temperature_celsius", "Maximum temperature during generation, the highest of the GPUs that ran the model."),
+    _gpu("utilization_ratio", "Mean utilization during generation, averaged over the GPUs that ran the model."),
     _reading(
         "gpu_throttled_ratio",
-        "Share of the generating time during which a GPU of the model was throttled, by reason.",
+        "Share of the generation time during which a GPU that ran the model was throttled, by reason.",
         by("reason", lambda reading: reading.gpu.state.throttled_ratio if reading.gpu.state else {}),
     ),
-    _of_reading("tokens_per_joule", "Generated tokens per joule used by the model's GPUs."),
+    _of_reading("tokens_per_joule", "Generated tokens per joule of energy used by the GPUs that ran the model."),
     _of_reading(
         "bandwidth_utilization_ratio",
-        "Estimated share of the GPU's peak memory bandwidth that generating used, for dense models.",
+        "Estimated share of the GPU's peak memory bandwidth used during generation, for dense models.",
     ),
 )
 
 STATUS: tuple[Family[ModelState], ...] = (
-    _status("success", "gauge", "Whether the last finished probe succeeded (1)."),
+    _status("success", "gauge", "Whether the last finished probe succeeded."),
     _status(
         "last_run_timestamp_seconds",
         "gauge",
-        "Unix time of the last finished or skipped probe.",
+        "Unix time at which the last probe finished or was skipped.",
         one(attrgetter("last_run")),
     ),
     _status(
         "last_success_timestamp_seconds",
         "gauge",
-        "Unix time of the last successful probe.",
+        "Unix time at which the last successful probe finished.",
         one(attrgetter("last_success")),
     ),
     _configured("interval_seconds", "Configured time between probes."),
     _configured("timeout_seconds", "Configured probe timeout, excluding model load."),
     _configured("expected_decode_tokens_per_second", "Configured expected token generation rate."),
-    _status("runs_total", "counter", "Total number of probes that ended: successes + failures + cancelled."),
+    _status("runs_total", "counter", "Total number of ended probes: successes + failures + cancelled."),
     _status("successes_total", "counter", "Total number of successful probes, truncated ones included."),
     _status(
         "failures_total",
@@ -149,19 +152,19 @@ STATUS: tuple[Family[ModelState], ...] = (
         "Total number of failed probes, by reason.",
         by("reason", lambda state: state.failures),
     ),
-    _status("cancelled_total", "counter", "Total number of probes cancelled by shutdown or reload."),
+    _status("cancelled_total", "counter", "Total number of probes cancelled by a shutdown or a reload."),
     _status(
         "skipped_total",
         "counter",
         "Total number of scheduled probes that were skipped, by reason.",
         by("reason", lambda state: state.skipped),
     ),
-    _status("generated_tokens_total", "counter", "Total number of tokens generated by successful probes."),
-    _status("decode_seconds_total", "counter", "Total time that successful probes spent generating."),
+    _status("generated_tokens_total", "counter", "Total number of tokens generated by successful, untruncated probes."),
+    _status("decode_seconds_total", "counter", "Total time that successful, untruncated probes spent generating."),
     _status(
         "gpu_consumed_joules_total",
         "counter",
-        "Total energy used by the model's GPUs while successful probes were generating.",
+        "Total energy used during the generation of successful, untruncated probes by the GPUs that ran the model.",
     ),
     _status(
         "run_duration_seconds",
@@ -172,7 +175,7 @@ STATUS: tuple[Family[ModelState], ...] = (
     _status(
         "model_info",
         "info",
-        "Model details reported by Ollama at the last successful probe.",
+        "Model details reported by Ollama, as of the last successful probe.",
         info(lambda state: [state.last_reading.model_info] if state.last_reading else [], *MODEL_LABELS),
     ),
     _status(
@@ -194,14 +197,14 @@ SERVERS: tuple[Family[str | None], ...] = (
         PREFIX + "up",
         "gauge",
         ("target",),
-        "Whether Ollama's /api/version answered when last asked (1).",
+        "Whether Ollama's /api/version answered the last request.",
         one(lambda version: version is not None),
     ),
     Family(
         PREFIX + "server_info",
         "info",
         ("target",),
-        "Version of the Ollama server when last asked.",
+        "Version of the Ollama server as of the last request to /api/version.",
         info(lambda version: [] if version is None else [{"version": version}], "version"),
     ),
 )
@@ -211,7 +214,7 @@ CARDS: tuple[Family[Card], ...] = (
         PREFIX + "gpu_info",
         "info",
         (),
-        "GPUs of this machine that can be read.",
+        "GPU of this machine that the exporter can read.",
         info(lambda card: [_card(card)], *CARD_LABELS),
     ),
 )
@@ -221,7 +224,7 @@ PROGRAM: tuple[Family[None], ...] = (
         PREFIX + "build_info",
         "info",
         (),
-        "Version of ollama-throughput-exporter and of its Python interpreter.",
+        "Version of ollama-throughput-exporter and of the Python interpreter that runs it.",
         info(lambda _: [{"version": __version__, "python": platform.python_version()}], "version", "python"),
     ),
 )
@@ -231,7 +234,7 @@ COLLECTORS: tuple[Family[int], ...] = (
         PREFIX + "collector_failures_total",
         "counter",
         ("collector",),
-        "Total number of scrapes that lack the metrics of a failing runtime collector.",
+        "Total number of scrapes without the metrics of a runtime collector, because it failed.",
         one(lambda failures: failures),
     ),
 )

@@ -13,8 +13,9 @@ from support.readings import CARD, FULL, PLAN
 
 from exporter.errors import Failure, Reason, SkipReason
 from exporter.gpu.base import Card
-from exporter.metrics.collector import ProbeCollector, runtime_collectors
+from exporter.metrics.collector import ProbeCollector
 from exporter.metrics.exposition import Format, render
+from exporter.metrics.runtime import runtime_collectors
 from exporter.plan import ModelKey, ModelPlan
 from exporter.reading import CPU, ContendedBy, Figures, GpuObservation, GpuState, Reading, Stages, ThrottleReason
 from exporter.state.store import StateStore
