@@ -14,7 +14,7 @@ from exporter import __version__
 from exporter.reading import Reading
 from exporter.state.model_state import ModelStatus
 
-_SOURCE = files("exporter.web").joinpath("status_page.html").read_text(encoding="utf-8")
+_SOURCE = files("exporter.web").joinpath("templates/status.html").read_text(encoding="utf-8")
 _TEMPLATE = Template(_SOURCE)
 _STYLE = _SOURCE.partition("<style>")[2].partition("</style>")[0]
 
