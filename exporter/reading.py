@@ -1,11 +1,11 @@
 """Frozen measurement values: what crosses from probing to state, metrics and terminal.
 
-Numbers are checked here, where they are made: a value that is not finite, or is negative, cannot be constructed.
+Numbers are checked here, where they are made, so that state and metrics never have to: a value with a number that is
+negative, not finite or absurdly large cannot be constructed.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -20,14 +20,22 @@ UNKNOWN = "unknown"
 """The `gpu` label where the GPU cannot be determined."""
 
 
-def check_numbers(value: Any) -> None:
-    """Raise ValueError unless every number in a dataclass's own fields, mappings included, is finite and at least 0."""
-    for name in (each.name for each in fields(value)):
+NUMBER_MAX = 1e18
+"""Far above anything that a probe measures, and so far below the largest float that no sum of readings overflows."""
+
+
+def check_numbers(value: Any, *derived: str) -> None:
+    """Raise ValueError unless every number of a dataclass is from 0 to `NUMBER_MAX`.
+
+    Checks its own fields, mappings included, and the properties named in `derived`.
+    """
+    for name in (*(each.name for each in fields(value)), *derived):
         content = getattr(value, name)
         numbers = content.values() if isinstance(content, Mapping) else (content,)
         for number in numbers:
-            if isinstance(number, int | float) and not 0 <= number < math.inf:
-                raise ValueError(f"{type(value).__name__}.{name} is {number!r}, not a finite number from 0 up")
+            if isinstance(number, int | float) and not 0 <= number <= NUMBER_MAX:
+                shown = number if isinstance(number, float) or number.bit_length() < 64 else "a huge integer"  # noqa: PLR2004 - printable
+                raise ValueError(f"{type(value).__name__}.{name} is {shown}, not a number from 0 to {NUMBER_MAX:g}")
 
 
 class ThrottleReason(StrEnum):
@@ -103,7 +111,7 @@ class Figures:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_numbers(self)
+        check_numbers(self, "tokens_per_second")
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -204,7 +212,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_numbers(self)
+        check_numbers(self, "model_gpu_ratio", "tokens_per_joule")
 
     @property
     def model_gpu_ratio(self) -> float | None:

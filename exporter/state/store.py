@@ -15,7 +15,7 @@ class StateStore:
     """Holds one frozen `ModelState` per model, and each server's version.
 
     Every event replaces a model's state as a whole, so a reader in any thread sees a consistent one. Events come from
-    one thread. An event of a model that has been removed is dropped: it is the end of a probe that a reload outlived.
+    one thread. An event of a removed model is dropped: its probe ended after the reload that removed the model.
     """
 
     def __init__(

@@ -1,11 +1,9 @@
-"""HTTP: the metrics, a landing page and the health of the process, on the event loop that everything shares."""
+"""The HTTP server: metrics, status page and health checks, on the event loop that the probes share."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
-import logging
-import re
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -16,13 +14,15 @@ from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 
 from exporter.errors import SettingsError
+from exporter.logs import get_logger
 from exporter.metrics.exposition import Format, render
 from exporter.state.store import StateStore
-from exporter.web.status_page import STYLE_HASH, page
+from exporter.web.negotiation import gzip_accepted, negotiate
+from exporter.web.status_page import STYLE_HASH, render_status_page
 
 SHUTDOWN_SECONDS = 0.25
-"""How long a scrape under way may still take at shutdown."""
-_GZIP_LEVEL = 1  # a third of the time of level 5, and a tenth longer
+"""How long requests in progress may still take at shutdown."""
+_GZIP_LEVEL = 1  # takes a third of the time of level 5; the result is a tenth larger
 _SECURITY_HEADERS = {
     "Content-Security-Policy": f"default-src 'none'; style-src '{STYLE_HASH}'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
@@ -32,13 +32,13 @@ _SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 
-_log = logging.getLogger(__name__)
-# What a port scanner sends is no HTTP, and no error of ours.
-_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+log = get_logger(__name__).logger  # the standard one, because aiohttp logs with %-style arguments
+# Bytes that are not HTTP, as port scanners send them, are not an error of this program.
+log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class WebServer:
-    """Serves metrics and status on any number of addresses. Only GET and HEAD are answered; nothing can be changed."""
+    """Serves metrics, status page and health checks on any number of addresses. Only GET and HEAD are answered."""
 
     def __init__(
         self,
@@ -50,29 +50,29 @@ class WebServer:
         ready: Callable[[], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """Create the server without listening. `clock` returns Unix seconds."""
         self._registry = registry
         self._state = state
         self._addresses = addresses
         self._telemetry_path = telemetry_path
         self._ready = ready
         self._clock = clock
-        # Not the loop's own threads: those wait for name servers, which may hang.
+        # Not the loop's default threads: those resolve names, which may hang.
         self._threads = ThreadPoolExecutor(2, "scrape")
         app = web.Application()
         app.router.add_get(telemetry_path, self._scrape)
-        if telemetry_path != "/":
-            app.router.add_get("/", self._landing_page)
-        app.router.add_get("/-/healthy", self._healthy)
-        app.router.add_get("/-/ready", self._readiness)
-        app.on_response_prepare.append(_secure)
+        app.router.add_get("/", self._show_status)
+        app.router.add_get("/-/healthy", self._show_healthy)
+        app.router.add_get("/-/ready", self._show_ready)
+        app.on_response_prepare.append(_set_security_headers)
         self._runner = web.AppRunner(
-            app, handle_signals=False, access_log=None, logger=_log, shutdown_timeout=SHUTDOWN_SECONDS
+            app, handle_signals=False, access_log=None, logger=log, shutdown_timeout=SHUTDOWN_SECONDS
         )
 
     async def start(self) -> list[str]:
-        """Listen on every address and return their URLs; port 0 takes a free one, an empty host is every interface.
+        """Listen on every address and return the URLs. Port 0 takes a free port; an empty host means every interface.
 
-        Raises SettingsError where an address cannot be listened on; nothing is left listening then.
+        Raises SettingsError if an address cannot be listened on; then none is.
         """
         await self._runner.setup()
         urls = []
@@ -87,7 +87,7 @@ class WebServer:
         return urls
 
     async def stop(self) -> None:
-        """Close every address and connection, those that a slow client holds after at most twice SHUTDOWN_SECONDS."""
+        """Close every address and connection, those of slow clients after at most twice `SHUTDOWN_SECONDS`."""
         await self._runner.cleanup()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -105,26 +105,27 @@ class WebServer:
         body = render(self._registry, format_, names)
         return gzip.compress(body, _GZIP_LEVEL) if compressed else body
 
-    async def _landing_page(self, _: web.Request) -> web.Response:
-        body = await self._in_thread(self._page)
+    async def _show_status(self, _: web.Request) -> web.Response:
+        body = await self._in_thread(self._status_page)
         return web.Response(body=body, content_type="text/html", charset="utf-8")
 
-    def _page(self) -> bytes:
-        return page(self._state.statuses(), self._telemetry_path, self._clock()).encode(errors="replace")
+    def _status_page(self) -> bytes:
+        page = render_status_page(self._state.statuses(), self._telemetry_path, self._clock())
+        return page.encode(errors="replace")
 
     async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def _healthy(self, _: web.Request) -> web.Response:
+    async def _show_healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="healthy\n")
 
-    async def _readiness(self, _: web.Request) -> web.Response:
+    async def _show_ready(self, _: web.Request) -> web.Response:
         if self._ready():
             return web.Response(text="ready\n")
         return web.Response(text="starting\n", status=503)
 
 
-async def _secure(_: web.Request, response: web.StreamResponse) -> None:
+async def _set_security_headers(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_SECURITY_HEADERS)
     response.headers.pop(hdrs.SERVER, None)
 
@@ -133,46 +134,12 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         if not host and socket.has_dualstack_ipv6():
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)  # noqa: S104 - asked for
+        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)  # noqa: S104 - every interface is configured
         family, _, _, _, address = found[0]
         return socket.create_server(address, family=family)
     except OSError as error:
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address_text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         raise SettingsError(
-            f"web.listen_address: cannot listen on {where}: {error.strerror or error}; "
-            "free that port, or choose another by --web.listen-address"
+            f"web.listen_address: cannot listen on {address_text} ({error.strerror or error}). "
+            "Choose another address with --web.listen-address, or stop the program that uses this one."
         ) from error
-
-
-def negotiate(accept: str) -> Format:
-    """Return the format that an Accept header likes best; the text format where it names none that is served.
-
-    Only versions that are really served count: Prometheus also offers some that are not.
-    """
-    best, chosen = 0.0, Format.TEXT
-    for media_range in accept.split(","):
-        kind, *parameters = (part.strip() for part in media_range.lower().split(";"))
-        given = dict(parameter.partition("=")[::2] for parameter in parameters)
-        version = given.get("version", "").strip('"')
-        try:
-            quality = float(given.get("q", "1"))
-        except ValueError:
-            continue
-        if kind == "application/openmetrics-text" and version in {"", "1.0.0"}:
-            offered = Format.OPENMETRICS
-        elif (kind == "text/plain" and version in {"", "0.0.4"}) or kind in {"text/*", "*/*"}:
-            offered = Format.TEXT
-        else:
-            continue
-        if quality > best:
-            best, chosen = quality, offered
-    return chosen
-
-
-def gzip_accepted(accept_encoding: str) -> bool:
-    """Return whether an Accept-Encoding header takes gzip; `gzip;q=0` refuses it."""
-    for coding in accept_encoding.lower().split(","):
-        name, _, quality = coding.partition(";")
-        if name.strip() in {"gzip", "*"}:
-            return not re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", quality)
-    return False

@@ -1,0 +1,45 @@
+"""HTTP content negotiation: which exposition format and which encoding a scrape's headers ask for.
+
+prometheus_client.aiohttp is not used for this. Its `choose_encoder` ignores quality values, so that `q=0` selects what
+it refuses, and it returns any OpenMetrics version from 1.0.0 up as the content type, served or not.
+"""
+
+from __future__ import annotations
+
+import re
+
+from exporter.metrics.exposition import Format
+
+
+def negotiate(accept: str) -> Format:
+    """Return the format with the highest quality value in an Accept header; text where it names none that is served.
+
+    Only versions that are really served count: Prometheus also offers some that are not.
+    """
+    best, chosen = 0.0, Format.TEXT
+    for media_range in accept.split(","):
+        media_type, *parameters = (part.strip() for part in media_range.lower().split(";"))
+        given = dict(parameter.partition("=")[::2] for parameter in parameters)
+        version = given.get("version", "").strip('"')
+        try:
+            quality = float(given.get("q", "1"))
+        except ValueError:
+            continue
+        if media_type == "application/openmetrics-text" and version in {"", "1.0.0"}:
+            offered = Format.OPENMETRICS
+        elif (media_type == "text/plain" and version in {"", "0.0.4"}) or media_type in {"text/*", "*/*"}:
+            offered = Format.TEXT
+        else:
+            continue
+        if quality > best:
+            best, chosen = quality, offered
+    return chosen
+
+
+def gzip_accepted(accept_encoding: str) -> bool:
+    """Return whether an Accept-Encoding header allows gzip; `gzip;q=0` does not."""
+    for coding in accept_encoding.lower().split(","):
+        name, _, quality = coding.partition(";")
+        if name.strip() in {"gzip", "*"}:
+            return not re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", quality)
+    return False
