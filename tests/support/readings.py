@@ -106,3 +106,8 @@ CARD = Card(
     vendor="NVIDIA",
     driver_version="550.54.15",
 )
+
+
+def failure(reason: Reason) -> Failure:
+    """Return a failure with the reason's general remedy."""
+    return Failure(reason, "what was seen", reason.remedy)
