@@ -54,7 +54,7 @@ BASELINE_MEMORY = 14 * DAY
 """How far back the rules look for the held baseline: less than the 15 days that Prometheus keeps by default."""
 
 NORM_WINDOW, NORM_DELAY = 7 * DAY, 6 * HOUR
-"""A GPU state counts only above its own median of one week that ended six hours ago. A card that is always throttled a
+"""A GPU state counts only above its own median of one week that ended six hours ago. A GPU that is always throttled a
 little, or a model that always runs on the CPU, does not explain a drop of today."""
 CONTENDED_SHARE = 0.4
 """Minimum share of contended readings, over the window of an unexplained drop, that makes contention the cause."""
