@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def eventful_histories() -> Iterator[History]:
-    """Yield ten models probed each minute for three and a half hours, two days on a clock fifteen times as fast."""
+    """Yield ten models probed each minute for three and a half hours, two days on a clock fifteen times as fast.
+
+    The first one recovers after 50 minutes.
+    """
     events = [
         Event("cpu", 0.8, 6000), Event("partial_offload", 0.5, 6000), Event("thermal", 0.5, 6000),
         Event("none_visible", 0.6, 6000), Event("none_visible", 0.15, 6000), Event("version_changed", 0.4, 6000),
@@ -34,7 +38,12 @@ def eventful_histories() -> Iterator[History]:
     profile = ContentionProfile(per_day=40)
     for number, event in enumerate(events):
         known = number % 2 == 0
-        yield draw_history(f"eventful-{number}", interval=60, days=0.15, profile=profile, event=event, known=known)
+        draw = partial(draw_history, f"eventful-{number}", interval=60, days=0.15, profile=profile, known=known)
+        history = draw(event=event)
+        if number == 0:
+            recovered = [run for run in draw().runs if run.at >= 9000]
+            history = replace(history, runs=[*(run for run in history.runs if run.at < 9000), *recovered])
+        yield history
 
 
 def as_promtool_input(samples: Iterable[str], grid: Grid) -> list[dict[str, str]]:
