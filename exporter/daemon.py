@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -125,9 +125,11 @@ class Daemon:
         self._gpus = await open_gpu_monitor(log)
         self._collector.set_cards(self._gpus.cards())
         scheduling = await import_late("exporter.probing.schedule")
+        await asyncio.to_thread((await import_late("exporter.ollama.chain")).warm_up)
         gc.collect()
         gc.freeze()  # what was imported is 120,000 objects: to go through them stops a probe's clock and delays the end
-        self._schedule = scheduling.Schedule(self._probe, self.state.probe_skipped, self.settings.max_concurrent_probes)
+        turns = scheduling.ProbeTurns(self._probe, self.settings.max_concurrent_probes)
+        self._schedule = scheduling.Schedule(turns, self.state.probe_skipped)
         self._schedule.start()
         while True:
             await self._follow_settings(target_module)
@@ -185,8 +187,7 @@ class Daemon:
 
     async def _unschedule(self, pairs: Iterable[ModelKey]) -> None:
         assert self._schedule is not None  # noqa: S101 - made before any target
-        for pair in list(pairs):
-            await self._schedule.remove(pair)
+        await self._schedule.remove(pairs)
 
     async def _drop(self, pairs: Iterable[ModelKey]) -> None:
         gone = list(pairs)
@@ -196,19 +197,18 @@ class Daemon:
             if self._gpus is not None:
                 self._gpus.forget(pair)
 
-    async def _follow_models(self, target: Target, models: dict[ModelKey, ModelPlan]) -> None:
+    async def _follow_models(
+        self, target: Target, added: Mapping[ModelKey, ModelPlan], removed: Sequence[ModelKey]
+    ) -> None:
         """Schedule a target's models: at its start spread over the interval, one that comes later at once."""
         assert self._schedule is not None  # noqa: S101 - made before any target
-        await self._drop(pair for pair in target.models if pair not in models)
-        new = [pair for pair in models if pair not in target.models]
-        starting = not target.models
-        target.models = models
+        await self._drop(removed)
+        starting = not removed and len(added) == len(target.models)
         place = list(self._targets).index(target.plan.name) / max(len(self._plans), 1)
-        for index, pair in enumerate(new):
-            plan = models[pair]
+        for index, (pair, plan) in enumerate(added.items()):
             self.state.add_model(pair, plan)
             first_in_seconds = (
-                FIRST_PROBES_SECONDS * place + plan.interval_seconds * index / len(new) if starting else 0.0
+                FIRST_PROBES_SECONDS * place + plan.interval_seconds * index / len(added) if starting else 0.0
             )
             self._schedule.add(pair, plan.interval_seconds, first_in_seconds)
 

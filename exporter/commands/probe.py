@@ -21,10 +21,9 @@ from exporter.errors import ProbeError, Reason
 from exporter.gpu.base import GpuMonitor, open_gpu_monitor
 from exporter.ollama.chain import ChunkRecorder, ReferenceChain
 from exporter.ollama.client import OllamaClient
-from exporter.ollama.error_mapping import probe_error
 from exporter.plan import ModelKey, ModelPlan, TargetPlan
+from exporter.probing.discovery import discover
 from exporter.probing.prober import Prober
-from exporter.probing.target import discover
 from exporter.reading import Reading
 
 __all__ = ["calibrate", "open_console", "probe", "show_gpus"]
@@ -46,13 +45,10 @@ async def _prober(target: TargetPlan, gpus: GpuMonitor) -> AsyncIterator[tuple[P
 async def _models(target: TargetPlan, server: OllamaClient) -> Sequence[ModelPlan]:
     if not isinstance(target.models, str):
         return target.models
-    try:
-        models = await discover(target, server)
-    except ProbeError as error:
-        raise probe_error(error.reason, f"{target.url}: {error.detail}", error.remedy) from error
+    models = await discover(target, server)
     if not models:
         remedy = "load one, or name the models" if target.models == "loaded" else "pull one with `ollama pull`"
-        raise probe_error(Reason.MODEL_MISSING, f"no model that generates is {target.models} there", remedy)
+        raise ProbeError(Reason.MODEL_MISSING, f"no model that generates is {target.models} there", remedy)
     return tuple(models.values())
 
 
@@ -99,7 +95,7 @@ async def _probe_one(prober: Prober, plan: ModelPlan, *, reference: bool, as_jso
     pair, chunks = prober.target.key(plan), ChunkRecorder()
     try:
         async with live_line(console, f"{pair.model} on {pair.target}", lambda: len(chunks.times)):
-            outcome = await prober.probe(plan, chunks=chunks, bare=reference)
+            outcome = await prober.probe(plan, chunks=chunks, reference=reference)
     except ProbeError as error:
         _tell_failure(console, pair, error, as_json=as_json)
         return False
@@ -219,7 +215,7 @@ async def show_gpus(targets: Sequence[TargetPlan], console: Console) -> int:
                 continue
             async with _prober(target, gpus) as (prober, server):
                 try:
-                    subjects += [await prober.subject(model) for model in await _models(target, server)]
+                    subjects += [await prober.probed_model(model) for model in await _models(target, server)]
                 except ProbeError as error:
                     _tell_failure(console, ModelKey(target.name, "any model"), error)
         report = await describe(gpus, subjects)

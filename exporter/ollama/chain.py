@@ -1,32 +1,41 @@
-"""The reference chain, `prompt | OllamaLLM`, and the handler that notes when its chunks arrive.
+"""The reference chain, `prompt | OllamaLLM`, and the callback handler that records when its chunks arrive.
 
-Importing LangChain takes more than a second and 60 MB: import this module late, and off the event loop.
+Importing LangChain takes more than a second and 60 MB, so this module is imported late and off the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import cache
 from time import perf_counter
 from typing import Any
 
 import httpx
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_ollama import OllamaLLM
 
-from exporter.ollama.transport import TargetAuth, TargetTransport, no_cookies, request_timeout
-from exporter.plan import TargetPlan, Workload
+from exporter.ollama.auth import TargetAuth
+from exporter.ollama.error_mapping import STREAM_REASONS, map_errors
+from exporter.ollama.transport import TargetTransport, no_cookies, request_timeout
+from exporter.plan import ModelPlan, TargetPlan
 from exporter.reading import Answer
 
 
-class ChunkRecorder(BaseCallbackHandler):
-    """Notes each chunk's time and text, and keeps the final chunk's fields.
+@cache
+def warm_up() -> None:
+    """Import what LangChain imports only when a chain first runs, some milliseconds that would count as elapsed."""
+    ChatPromptTemplate.from_template("{question}").invoke({"question": ""}, config={"callbacks": [ChunkRecorder()]})
 
-    Runs inline: LangChain hands other synchronous handlers to a thread for every token. The final chunk is taken as it
-    passes, not from the chain's result, since LangChain merges the fields of servers that send `done` twice.
+
+class ChunkRecorder(BaseCallbackHandler):
+    """Records each chunk's time and text, and the final chunk's fields.
+
+    It runs inline, because LangChain calls other synchronous handlers in a thread for every chunk. The final chunk is
+    taken from the callback and not from the chain's result, where LangChain merges the fields of servers that send
+    `done` twice.
     """
 
     run_inline = True
@@ -47,7 +56,7 @@ class ChunkRecorder(BaseCallbackHandler):
         chunk: GenerationChunk | ChatGenerationChunk | None = None,
         **_: Any,
     ) -> None:
-        """Note one chunk; what follows a final chunk counts for nothing."""
+        """Record one chunk. Chunks after the final one are ignored."""
         now = perf_counter()
         if self.final is not None:
             return
@@ -63,15 +72,17 @@ class ChunkRecorder(BaseCallbackHandler):
             self.final_at = now
 
     def on_llm_end(self, response: LLMResult, **_: Any) -> None:
-        """Keep the thinking text, which no earlier event carries."""
+        """Record the thinking text, which no earlier callback carries."""
         fields = response.generations[0][0].generation_info or {}
         self.thinking = str(fields.get("thinking") or "")
 
 
 class ReferenceChain:
-    """The reference program's chain for one target, for one request at a time. Each binds model and options anew."""
+    """The reference program's chain for one target. It serves one request at a time."""
 
     def __init__(self, plan: TargetPlan, auth: TargetAuth) -> None:
+        self._url = plan.url
+        self._redact = auth.redact
         self._sent_at = 0.0
         self._transport = TargetTransport(plan)
         client_kwargs = {
@@ -80,7 +91,7 @@ class ReferenceChain:
             "timeout": request_timeout(),
             "trust_env": False,
             "follow_redirects": False,
-            "verify": False,  # of the synchronous client alone, which is built but never used
+            "verify": False,  # used only by the synchronous client, which is created but never used
         }
         self._llm = OllamaLLM(
             model="-",
@@ -93,50 +104,28 @@ class ReferenceChain:
         """Close the connections."""
         await self._transport.aclose()
 
-    async def _trace(self, request: httpx.Request) -> None:
-        """Have the request's way traced: LangChain and the connection take some milliseconds before it leaves."""
-
-        async def note(event: str, _: Mapping[str, Any]) -> None:
-            if event == "http11.send_request_headers.started":  # of httpcore's `trace` extension
-                self._sent_at = perf_counter()
-
-        request.extensions["trace"] = note
-
     async def ask(
-        self,
-        model: str,
-        workload: Workload,
-        *,
-        num_ctx: int | None,
-        keep_alive: str | int | None,
-        seconds: float,
-        chunks: ChunkRecorder,
-        bare: bool = False,
+        self, plan: ModelPlan, *, num_ctx: int | None, chunks: ChunkRecorder, reference: bool = False
     ) -> Answer:
-        """Ask the question and return what came within the deadline.
+        """Send the question of a plan and return what arrived within its timeout.
 
-        `bare` sends no option but `num_ctx`, as the reference program does. Raises what LangChain, the Ollama client
-        and httpx raise, unless the final chunk had come by then. Cancelled, it closes the connection at once.
+        `reference` sends no option but `num_ctx`, as the reference program does. Raises `ProbeError` if the request
+        failed before its final chunk. If cancelled, closes the connection at once.
         """
-        options: dict[str, Any] = {} if num_ctx is None else {"num_ctx": num_ctx}
-        bound: dict[str, Any] = {"model": model, "keep_alive": keep_alive, "options": options}
-        if not bare:
-            options |= {
-                "num_predict": workload.num_predict,
-                "temperature": workload.temperature,
-                "seed": workload.seed,
-            }
-            bound["reasoning"] = workload.reasoning
-        chain = ChatPromptTemplate.from_template(workload.template) | self._llm.bind(**bound)
+        warm_up()
+        chain = ChatPromptTemplate.from_template(plan.workload.template) | self._llm.bind(
+            model=plan.model, keep_alive=plan.keep_alive, **_parameters(plan, num_ctx, reference=reference)
+        )
         started_at = self._sent_at = perf_counter()
-        try:
-            async with asyncio.timeout(seconds) as deadline:
-                await chain.ainvoke({"question": workload.question}, config={"callbacks": [chunks]})
-            ended_at = perf_counter()
-        except Exception:
-            if chunks.final_at is None and not deadline.expired():
-                raise
-            ended_at = chunks.final_at or perf_counter()
+        with map_errors(self._url, self._redact, STREAM_REASONS):
+            try:
+                async with asyncio.timeout(plan.timeout_seconds) as deadline:
+                    await chain.ainvoke({"question": plan.workload.question}, config={"callbacks": [chunks]})
+                ended_at = perf_counter()
+            except Exception:
+                if chunks.final_at is None and not deadline.expired():
+                    raise
+                ended_at = chunks.final_at or perf_counter()
         return Answer(
             started_at=started_at,
             sent_at=self._sent_at,
@@ -148,11 +137,21 @@ class ReferenceChain:
             cut=deadline.expired() and chunks.final is None,
         )
 
+    async def _trace(self, request: httpx.Request) -> None:
+        """Record when the request is sent: LangChain and connecting take some milliseconds before that."""
 
-def _import_the_rest() -> None:
-    """Run a chain that asks nobody: LangChain imports a part of itself in its first call, 40 ms of a first reading."""
-    chain = ChatPromptTemplate.from_template("{question}") | FakeListLLM(responses=[""])
-    chain.invoke({"question": ""}, config={"callbacks": [ChunkRecorder()]})
+        async def record(event: str, _: Mapping[str, Any]) -> None:
+            if event == "http11.send_request_headers.started":  # of httpcore's `trace` extension
+                self._sent_at = perf_counter()
+
+        request.extensions["trace"] = record
 
 
-_import_the_rest()
+def _parameters(plan: ModelPlan, num_ctx: int | None, *, reference: bool) -> dict[str, Any]:
+    """Return the request's options and `reasoning`. Bound options replace all others, so they are complete."""
+    options: dict[str, Any] = {} if num_ctx is None else {"num_ctx": num_ctx}
+    if reference:
+        return {"options": options}
+    workload = plan.workload
+    options |= {"num_predict": workload.num_predict, "temperature": workload.temperature, "seed": workload.seed}
+    return {"options": options, "reasoning": workload.reasoning}

@@ -1,4 +1,4 @@
-"""What an answer is worth: the figures of a good one, or the reason why it is none. Pure arithmetic."""
+"""Evaluation of an answer: its figures, or the reason why it measured nothing. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -7,59 +7,46 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from exporter.errors import Reason
-from exporter.ollama.error_mapping import probe_error
+from exporter.errors import ProbeError, Reason
 from exporter.reading import Answer, Figures, Stages
 
 TOKENS_MIN = 16
-"""Fewer tokens are no measurement: `eval_count / eval_duration` reads 7 % high at 16, and worse below."""
+"""Fewer tokens measure nothing: n tokens span n-1 intervals, so `eval_count / eval_duration` reads 7 % high at 16."""
 FLOWING_SECONDS = 2.0
 FLOWING_GAPS = 10
-"""A stream still flows when its last gap is at most two seconds, or ten times its median gap."""
-QUEUE_SECONDS = 0.25
-"""An idle server's residual is 2-6 ms, 50 ms after a load; more means that another request held the slot."""
+"""A stream is flowing if its last gap is at most `FLOWING_SECONDS`, or `FLOWING_GAPS` times its median gap."""
 
-_SHOWN_CHARACTERS_MAX = 40
-_NANOSECONDS = 1e9
-_DURATION_MAX = 10**15  # ns, eleven days: no request lasts so long
-_RATE_MAX = 100_000.0  # tokens/s that no hardware reaches: a server that says so does not measure
+_TOKENS_MAX = 10**9
+_NANOSECONDS_MAX = 10**15
+"""Eleven days: no request lasts as long."""
+_NANOSECONDS_PER_SECOND = 1e9
+_RATE_MAX = 100_000.0
+"""Tokens per second that no hardware reaches: a server that reports more does not measure."""
+_NUMBER_CHARACTERS_MAX = 40
+_DONE_REASONS = {"stop", "length", "load", "unload"}
+"""All that Ollama sends; any other text is not repeated."""
+_DURATIONS_REMEDY = (
+    "Check that `url` is an Ollama server. Other servers with its API leave durations out or invent them."
+)
 
 
 def evaluate(answer: Answer) -> Figures:
-    """Return the figures of a good answer; raise `ProbeError` for one that measured nothing."""
-    return _finished(answer, answer.final) if answer.final is not None else _truncated(answer)
+    """Return the figures of an answer. Raises `ProbeError` if it measured nothing."""
+    return _evaluate_finished(answer, answer.final) if answer.final is not None else _evaluate_truncated(answer)
 
 
-def _count_words(answer: Answer) -> int:
-    return len(answer.text.split()) + len(answer.thinking.split())
-
-
-def _distinct_ratio(answer: Answer) -> float:
-    texts = [text for text in answer.chunk_texts if text]
-    return len(set(texts)) / len(texts) if texts else 1.0
-
-
-def _whole(final: Mapping[str, Any], name: str, most: int) -> int:
-    """Return a count or a duration of the final chunk; absent is 0, as Go omits it."""
-    value = final.get(name) or 0
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        shown = str(value)[:_SHOWN_CHARACTERS_MAX] if isinstance(value, int | float) else f"as {type(value).__name__}"
-        raise probe_error(Reason.PROTOCOL, f"the final chunk says {name} {shown}")
-    return value
-
-
-def _finished(answer: Answer, final: Mapping[str, Any]) -> Figures:
-    output_tokens = _whole(final, "eval_count", 10**9)
+def _evaluate_finished(answer: Answer, final: Mapping[str, Any]) -> Figures:
+    output_tokens = _integer(final, "eval_count", _TOKENS_MAX)
     if output_tokens < TOKENS_MIN:
-        done_reason = str(final.get("done_reason"))
-        shown = repr(done_reason) if len(done_reason) <= _SHOWN_CHARACTERS_MAX else "too long to be one"
-        raise probe_error(Reason.SHORT, f"{output_tokens} tokens, done_reason {shown}")
+        done_reason = final.get("done_reason")
+        shown = done_reason if isinstance(done_reason, str) and done_reason in _DONE_REASONS else "unknown"
+        raise ProbeError(Reason.SHORT, f"{output_tokens} tokens, done_reason {shown}")
     elapsed_seconds = answer.ended_at - answer.started_at
     total, load, prefill, decode = (
-        _whole(final, f"{stage}_duration", _DURATION_MAX) / _NANOSECONDS
+        _integer(final, f"{stage}_duration", _NANOSECONDS_MAX) / _NANOSECONDS_PER_SECOND
         for stage in ("total", "load", "prompt_eval", "eval")
     )
-    _check_decode(answer, output_tokens, decode, elapsed_seconds)
+    _check_decode_seconds(answer, output_tokens, decode, elapsed_seconds)
     first_at = answer.chunk_times[0] if answer.chunk_times else answer.ended_at
     stages = None
     if total > 0:
@@ -74,48 +61,32 @@ def _finished(answer: Answer, final: Mapping[str, Any]) -> Figures:
         elapsed_seconds=elapsed_seconds,
         decode_tokens_per_second=output_tokens / decode,
         output_tokens=output_tokens,
-        prompt_tokens=_whole(final, "prompt_eval_count", 10**9) or None,
+        prompt_tokens=_integer(final, "prompt_eval_count", _TOKENS_MAX) or None,
         time_to_first_token_seconds=first_at - answer.sent_at,
         stages=stages,
         truncated=False,
-        distinct_chunks_ratio=_distinct_ratio(answer),
+        distinct_chunks_ratio=_distinct_chunks_ratio(answer),
     )
 
 
-def _check_decode(answer: Answer, output_tokens: int, decode: float, elapsed_seconds: float) -> None:
-    """Refuse a decode time that the client's own clock shows to be impossible."""
-    remedy = "is this really Ollama? Other servers that speak its API leave durations out or make them up"
-    said = f"the final chunk says {output_tokens} tokens in {decode:g} s"
-    if decode <= 0 or output_tokens / decode > _RATE_MAX:
-        raise probe_error(Reason.PROTOCOL, said, remedy)
-    if decode > 1.05 * elapsed_seconds + 0.1:
-        raise probe_error(Reason.PROTOCOL, f"{said}, but the whole request took {elapsed_seconds:.3g} s", remedy)
-    if len(answer.chunk_times) >= TOKENS_MIN:
-        seen = answer.chunk_times[-1] - answer.chunk_times[0]
-        if seen > 3 * decode + 0.5:
-            raise probe_error(Reason.PROTOCOL, f"{said}, but they took {seen:.3g} s to arrive", remedy)
-
-
-def _truncated(answer: Answer) -> Figures:
+def _evaluate_truncated(answer: Answer) -> Figures:
     times = answer.chunk_times
     waited = answer.ended_at - answer.started_at
     if not times:
         if answer.cut:
-            raise probe_error(Reason.NO_FIRST_TOKEN, f"nothing came within {waited:.3g} s")
-        raise probe_error(Reason.PROTOCOL, "the answer ended without a token and without a final chunk")
-    seen = times[-1] - times[0]
+            raise ProbeError(Reason.NO_FIRST_TOKEN, f"no token within {waited:.3g} s")
+        raise ProbeError(Reason.PROTOCOL, "the answer ended without a token and without a final chunk")
     if answer.cut:
-        gap, typical = answer.ended_at - times[-1], median(b - a for a, b in pairwise(times)) if len(times) > 1 else 0.0
-        if gap > max(FLOWING_SECONDS, FLOWING_GAPS * typical):
-            raise probe_error(Reason.STALLED, f"nothing came for {gap:.3g} s after {len(times)} chunks")
-        if len(times) < TOKENS_MIN:
-            raise probe_error(Reason.TIMEOUT, f"{len(times)} chunks within {waited:.3g} s")
-    if len(times) < TOKENS_MIN or seen <= 0:
-        raise probe_error(Reason.PROTOCOL, f"the answer ended after {len(times)} chunks without a final chunk")
-    rate = (len(times) - 1) / seen
+        _check_flowing(answer, waited)
+    seconds = times[-1] - times[0]
+    if len(times) < TOKENS_MIN or seconds <= 0:
+        raise ProbeError(Reason.PROTOCOL, f"the answer ended after {len(times)} chunks without a final chunk")
+    rate = (len(times) - 1) / seconds
     if rate > _RATE_MAX:
-        raise probe_error(
-            Reason.PROTOCOL, f"{len(times)} chunks came at once and no final chunk: something held them back"
+        raise ProbeError(
+            Reason.PROTOCOL,
+            f"{len(times)} chunks arrived at once, without a final chunk",
+            "Check for a proxy that buffers the answer.",
         )
     thinking_lost = not all(answer.chunk_texts)
     return Figures(
@@ -127,5 +98,49 @@ def _truncated(answer: Answer) -> Figures:
         time_to_first_token_seconds=times[0] - answer.sent_at,
         stages=None,
         truncated=True,
-        distinct_chunks_ratio=_distinct_ratio(answer),
+        distinct_chunks_ratio=_distinct_chunks_ratio(answer),
     )
+
+
+def _check_decode_seconds(answer: Answer, output_tokens: int, decode_seconds: float, elapsed_seconds: float) -> None:
+    """Raise if the reported decode time is impossible, in itself or by this machine's clock."""
+    reported = f"the final chunk reports {output_tokens} tokens in {decode_seconds:g} s"
+    if decode_seconds <= 0 or output_tokens / decode_seconds > _RATE_MAX:
+        raise ProbeError(Reason.PROTOCOL, reported, _DURATIONS_REMEDY)
+    if decode_seconds > 1.05 * elapsed_seconds + 0.1:
+        detail = f"{reported}, but the whole request took {elapsed_seconds:.3g} s"
+        raise ProbeError(Reason.PROTOCOL, detail, _DURATIONS_REMEDY)
+    if len(answer.chunk_times) >= TOKENS_MIN:
+        seconds = answer.chunk_times[-1] - answer.chunk_times[0]
+        if seconds > 3 * decode_seconds + 0.5:
+            detail = f"{reported}, but they took {seconds:.3g} s to arrive"
+            raise ProbeError(Reason.PROTOCOL, detail, _DURATIONS_REMEDY)
+
+
+def _check_flowing(answer: Answer, waited: float) -> None:
+    """Raise if a stream that was cut at the deadline had stalled, or was too slow for a reading."""
+    times = answer.chunk_times
+    gap = answer.ended_at - times[-1]
+    median_gap = median(later - earlier for earlier, later in pairwise(times)) if len(times) > 1 else 0.0
+    if gap > max(FLOWING_SECONDS, FLOWING_GAPS * median_gap):
+        raise ProbeError(Reason.STALLED, f"nothing arrived for {gap:.3g} s after {len(times)} chunks")
+    if len(times) < TOKENS_MIN:
+        raise ProbeError(Reason.TIMEOUT, f"{len(times)} chunks within {waited:.3g} s")
+
+
+def _integer(final: Mapping[str, Any], name: str, maximum: int) -> int:
+    """Return a count or a duration of the final chunk. Missing means 0, because Go omits zeros."""
+    value = final.get(name) or 0
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= maximum:
+        shown = str(value)[:_NUMBER_CHARACTERS_MAX] if isinstance(value, int | float) else f"as {type(value).__name__}"
+        raise ProbeError(Reason.PROTOCOL, f"the final chunk reports {name} {shown}")
+    return value
+
+
+def _count_words(answer: Answer) -> int:
+    return len(answer.text.split()) + len(answer.thinking.split())
+
+
+def _distinct_chunks_ratio(answer: Answer) -> float:
+    texts = [text for text in answer.chunk_texts if text]
+    return len(set(texts)) / len(texts) if texts else 1.0

@@ -1,9 +1,9 @@
-"""When each pair is probed: APScheduler's AsyncIOScheduler, with its traps closed.
+"""When each model is due: APScheduler's AsyncIOScheduler with due times on the monotonic clock.
 
-APScheduler schedules by wall clock and misses runs silently (3.11: `misfire_grace_time=None` emits no MISSED; an
-interval job starves when the clock is set back, and enumerates every missed run when it is set forward). So the marks
-of a pair stand on the monotonic clock here: the trigger only says how far off the next one is, a watch re-adds the
-jobs when the wall clock was stepped, and marks that passed unrun are counted as skipped.
+APScheduler 3.11 schedules by wall clock. With `misfire_grace_time=None` it reports no missed runs; an interval job
+stops firing when the clock is set back, and enumerates every missed run when it is set forward. So the due times are
+computed on the event loop's monotonic clock here, the jobs are rescheduled when the wall clock was stepped, and missed
+due times are counted as skipped.
 """
 
 from __future__ import annotations
@@ -12,160 +12,130 @@ import asyncio
 import logging
 import math
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from exporter.errors import SkipReason
+from exporter.logs import get_logger
 from exporter.plan import ModelKey
+from exporter.probing.turns import ProbeTurns
 
 CLOCK_CHECK_SECONDS = 5.0
 CLOCK_STEP_SECONDS = 1.0
-"""A wall clock that moved this far against the monotonic one was stepped, or the machine slept."""
+"""A wall clock that moved this far against the monotonic one was stepped, or the machine was suspended."""
 
-log = logging.getLogger(__name__)
-logging.getLogger("apscheduler").setLevel(logging.ERROR)  # what it would say of overlapping runs is counted here
+log = get_logger(__name__)
 
 
 class MonotonicIntervalTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 is untyped
-    """The times at which a pair is due: every `interval_seconds` from `first_at`, on the event loop's clock."""
+    """Due times every `interval_seconds` from `first_at` on, both in seconds of the monotonic `clock`."""
 
     def __init__(self, first_at: float, interval_seconds: float, clock: Callable[[], float]) -> None:
         self._first_at = first_at
         self._interval_seconds = interval_seconds
         self._clock = clock
-        # A timer may fire a moment early, and the wall clock drifts: a mark so near has come.
+        # A timer may fire slightly early, and the wall clock drifts: a due time this near counts as reached.
         self._tolerance_seconds = min(0.5, interval_seconds / 4)
         self._taken = -1
 
-    def _reached(self) -> int:
-        """Return the index of the newest mark that has come, -1 before the first."""
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """Return the next due time by the wall clock.
+
+        A job that was just added or rescheduled has no previous fire time; it is due now if it missed its due time.
+        """
+        latest = self._latest()
+        if previous_fire_time is None and latest > self._taken:
+            return now
+        next_at = self._first_at + (latest + 1) * self._interval_seconds
+        return now + timedelta(seconds=max(next_at - self._clock(), 0.0))
+
+    def take(self) -> int | None:
+        """Take the latest due time and return how many before it were missed, or None if none is due."""
+        latest = self._latest()
+        if latest <= self._taken:
+            return None
+        missed = latest - self._taken - 1
+        self._taken = latest
+        return missed
+
+    def _latest(self) -> int:
+        """Return the index of the latest due time reached, -1 before the first."""
         passed = (self._clock() - self._first_at + self._tolerance_seconds) / self._interval_seconds
         return max(math.floor(passed), -1)
 
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Return the wall-clock time of the next mark, as far off as it is on the monotonic clock.
-
-        Asked anew (no previous time), a mark that has come untaken is due now. Asked on, it has just been run.
-        """
-        reached = self._reached()
-        if previous_fire_time is None and reached > self._taken:
-            return now
-        mark = self._first_at + (reached + 1) * self._interval_seconds
-        return now + timedelta(seconds=max(mark - self._clock(), 0.0))
-
-    def take(self) -> int | None:
-        """Take the mark that has come and return how many before it passed unrun; None when none is due."""
-        reached = self._reached()
-        if reached <= self._taken:
-            return None
-        passed = reached - self._taken - 1
-        self._taken = reached
-        return passed
-
 
 class Schedule:
-    """Runs `probe` for each pair at its marks: one at a time per target, and on so many targets at once at most.
+    """Starts a probe of each model at its due times.
 
-    `skipped` is told of marks that passed unrun: `overlap` where the former run had not ended, `late` where the program
-    could not come to it in time.
+    `on_skipped` is called with the due times at which none was started: `overlap` if the previous probe was running,
+    `late` if it was waiting for its turn, or if the event loop was blocked or the machine suspended.
     """
 
-    def __init__(
-        self,
-        probe: Callable[[ModelKey], Awaitable[None]],
-        skipped: Callable[[ModelKey, SkipReason, int], None],
-        max_concurrent_probes: int,
-    ) -> None:
-        self._probe = probe
-        self._skipped = skipped
-        self._turns = asyncio.Semaphore(max_concurrent_probes)
-        self._target_turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._marks: dict[str, tuple[ModelKey, MonotonicIntervalTrigger]] = {}
-        self._tasks: dict[ModelKey, asyncio.Task[Any]] = {}
+    def __init__(self, turns: ProbeTurns, on_skipped: Callable[[ModelKey, SkipReason, int], None]) -> None:
+        self._turns = turns
+        self._on_skipped = on_skipped
+        self._triggers: dict[ModelKey, MonotonicIntervalTrigger] = {}
         self._loop = asyncio.get_running_loop()
-        self._clock_watch: asyncio.Task[None] | None = None
+        self._clock_checks: asyncio.Task[None] | None = None
         self._scheduler = AsyncIOScheduler(
             timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         )
-        self._scheduler.add_listener(self._overlapped, EVENT_JOB_MAX_INSTANCES)
 
     def start(self) -> None:
-        """Begin to fire."""
+        """Begin to start probes."""
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)  # missed runs are counted here
         self._scheduler.start()
-        self._clock_watch = self._loop.create_task(self._watch_clock(), name="clock watch")
+        self._clock_checks = self._loop.create_task(self._follow_wall_clock(), name="follow wall clock")
 
-    def add(self, pair: ModelKey, interval_seconds: float, first_in_seconds: float) -> None:
-        """Probe a pair every `interval_seconds`, for the first time after `first_in_seconds`."""
-        marks = MonotonicIntervalTrigger(self._loop.time() + first_in_seconds, interval_seconds, self._loop.time)
-        key = repr(pair)
-        self._marks[key] = (pair, marks)
-        self._scheduler.add_job(self._run, marks, args=(pair, marks), id=key, name=key)
+    def add(self, key: ModelKey, interval_seconds: float, first_in_seconds: float) -> None:
+        """Probe a model every `interval_seconds`, for the first time after `first_in_seconds`."""
+        trigger = MonotonicIntervalTrigger(self._loop.time() + first_in_seconds, interval_seconds, self._loop.time)
+        self._triggers[key] = trigger
+        self._scheduler.add_job(self._start_due, trigger, args=(key,), id=repr(key), name=repr(key))
 
-    async def remove(self, pair: ModelKey) -> None:
-        """Stop probing a pair; a probe in flight is cancelled and has ended when this returns."""
-        key = repr(pair)
-        if self._marks.pop(key, None) is not None:
-            self._scheduler.remove_job(key)
-        await self._cancel([self._tasks[pair]] if pair in self._tasks else [])
+    async def remove(self, keys: Iterable[ModelKey]) -> None:
+        """Stop probing these models. Their running probes are cancelled and have ended when this returns."""
+        removed = list(keys)
+        for key in removed:
+            if self._triggers.pop(key, None) is not None:
+                self._scheduler.remove_job(repr(key))
+        await self._turns.cancel(removed)
 
     async def stop(self) -> None:
-        """Fire no more and cancel every probe in flight; all have ended when this returns."""
-        if self._clock_watch is not None:
-            await self._cancel([self._clock_watch])
+        """Stop probing. All running probes are cancelled and have ended when this returns."""
+        if self._clock_checks is not None:
+            self._clock_checks.cancel()
+            await asyncio.gather(self._clock_checks, return_exceptions=True)
+        self._triggers.clear()
         if self._scheduler.running:
             self._scheduler.pause()
             self._scheduler.remove_all_jobs()
             self._scheduler.shutdown(wait=False)
-        await self._cancel(list(self._tasks.values()))
+        await self._turns.cancel_all()
 
-    @staticmethod
-    async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _run(self, pair: ModelKey, marks: MonotonicIntervalTrigger) -> None:
-        """Wait for a turn and probe. APScheduler swallows what a job raises, so nothing is left to it."""
-        passed = marks.take()
-        if passed is None:  # the wall clock ran ahead: the mark is yet to come
+    async def _start_due(self, key: ModelKey) -> None:
+        """Start a probe that is due. APScheduler calls this as a job, and only the turn is slow, not the job."""
+        trigger = self._triggers.get(key)
+        missed = trigger.take() if trigger is not None else None
+        if missed is None:  # removed since the job was submitted, or the wall clock runs ahead
             return
-        if passed:
-            self._skipped(pair, SkipReason.LATE, passed)
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a job is a task
-        self._tasks[pair] = task
-        try:
-            async with self._target_turns[pair.target], self._turns:
-                await self._probe(pair)
-        except asyncio.CancelledError:
-            return  # told by the probe itself; APScheduler would log it as an error
-        except Exception:
-            log.exception("a run ended with an error that nobody expected", extra={"fields": pair._asdict()})
-        finally:
-            self._tasks.pop(pair, None)
+        if missed:
+            self._on_skipped(key, SkipReason.LATE, missed)
+        if reason := self._turns.start(key):
+            self._on_skipped(key, reason, 1)
 
-    def _overlapped(self, event: JobSubmissionEvent) -> None:
-        pair, marks = self._marks.get(event.job_id, (None, None))
-        passed = marks.take() if marks is not None else None
-        if pair is None or passed is None:
-            return
-        self._skipped(pair, SkipReason.OVERLAP, 1 + passed)
-
-    async def _watch_clock(self) -> None:
-        """Re-add the jobs whenever the wall clock was stepped."""
-        ahead = time.time() - self._loop.time()
+    async def _follow_wall_clock(self) -> None:
+        """Reschedule the jobs whenever the wall clock was stepped."""
+        offset = time.time() - self._loop.time()
         while True:
             await asyncio.sleep(CLOCK_CHECK_SECONDS)
-            step = time.time() - self._loop.time() - ahead
+            step = time.time() - self._loop.time() - offset
             if abs(step) < CLOCK_STEP_SECONDS:
                 continue
-            ahead += step
-            log.info("the clock was stepped", extra={"fields": {"step_seconds": round(step, 1)}})
-            for key, (_, marks) in self._marks.items():
-                self._scheduler.reschedule_job(key, trigger=marks)
+            offset += step
+            log.info("wall clock stepped", step_seconds=round(step, 1))
+            for key, trigger in self._triggers.items():
+                self._scheduler.reschedule_job(repr(key), trigger=trigger)

@@ -1,27 +1,28 @@
-"""One configured target at work: is it up, which of its models are probed, and the probing of each."""
+"""One configured target while the daemon runs: checking its server, following its models, probing them."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import traceback
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
+from types import MappingProxyType
 from typing import Protocol
 
 from exporter.errors import Failure, ProbeError, Reason, SkipReason
 from exporter.gpu.base import GpuMonitor
+from exporter.logs import get_logger
 from exporter.ollama.chain import ReferenceChain
 from exporter.ollama.client import OllamaClient
-from exporter.plan import ModelKey, ModelPlan, TargetPlan, canonical_model_name, model_label
+from exporter.plan import ModelKey, ModelPlan, TargetPlan
+from exporter.probing.discovery import discover
 from exporter.probing.prober import Prober
-from exporter.reading import InstalledModel, Reading
+from exporter.reading import Reading
 
 CHECK_SECONDS = 30.0
-"""How often a server is asked whether it is up, and what it has: at least once a minute, an answer's 5 s included."""
+"""Pause between two checks of a server, so that `up` is less than a minute old even if the answer takes 5 s."""
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class ProbeObserver(Protocol):
@@ -44,118 +45,100 @@ class ProbeObserver(Protocol):
 
 
 class Target:
-    """A target's server, chain and models. `on_models` is told which are to be probed, each time that changes."""
+    """A target's client, chain and models.
+
+    `on_models_changed(target, added, removed)` is awaited whenever its models change, after `models` has changed.
+    """
 
     def __init__(
         self,
         plan: TargetPlan,
         gpus: GpuMonitor,
         observer: ProbeObserver,
-        on_models: Callable[[Target, dict[ModelKey, ModelPlan]], Awaitable[None]],
+        on_models_changed: Callable[[Target, Mapping[ModelKey, ModelPlan], Sequence[ModelKey]], Awaitable[None]],
     ) -> None:
         self.plan = plan
-        self.models: dict[ModelKey, ModelPlan] = {}
+        self._models: dict[ModelKey, ModelPlan] = {}
         self._observer = observer
-        self._on_models = on_models
-        self._server = OllamaClient(plan, lambda version: observer.server_checked(plan.name, version))
-        self._chain = ReferenceChain(plan, self._server.auth)
-        self._prober = Prober(plan, self._server, self._chain, gpus)
-        self._check: asyncio.Task[None] | None = None
+        self._on_models_changed = on_models_changed
+        self._client = OllamaClient(plan, lambda version: observer.server_checked(plan.name, version))
+        self._chain = ReferenceChain(plan, self._client.auth)
+        self._prober = Prober(plan, self._client, self._chain, gpus)
+        self._checks: asyncio.Task[None] | None = None
+
+    @property
+    def models(self) -> Mapping[ModelKey, ModelPlan]:
+        """The models that are probed now: the listed ones, or those discovered by the last check that succeeded."""
+        return MappingProxyType(self._models)
 
     async def start(self) -> None:
-        """Take up the configured models, and begin to ask the server how it is."""
+        """Add the listed models and begin to check the server."""
         if not isinstance(self.plan.models, str):
-            await self._follow(self.plan.listed_models())
-        self._check = asyncio.create_task(self._keep_checking(), name=f"check {self.plan.name}")
+            await self._change_models(self.plan.listed_models())
+        self._checks = asyncio.create_task(self._keep_checking(), name=f"check {self.plan.name}")
 
     async def stop_checking(self) -> None:
-        """Ask the server no more."""
-        if self._check is not None:
-            self._check.cancel()
-            await asyncio.gather(self._check, return_exceptions=True)
+        """Stop checking the server."""
+        if self._checks is not None:
+            self._checks.cancel()
+            await asyncio.gather(self._checks, return_exceptions=True)
 
     async def close(self) -> None:
         """Close the connections. Its probes must have ended."""
         await self._chain.close()
-        await self._server.close()
+        await self._client.close()
 
-    async def probe(self, pair: ModelKey) -> None:
-        """Probe one model and tell what came of it."""
-        plan = self.models[pair]
-        fields: dict[str, object] = {"target": pair.target, "model": pair.model}
-        began = monotonic()
+    async def probe(self, key: ModelKey) -> None:
+        """Probe one of its models, and log and record the result."""
+        plan, started_at = self._models[key], monotonic()
         try:
             outcome = await self._prober.probe(plan)
         except asyncio.CancelledError:
-            self._observer.probe_cancelled(pair)
+            self._observer.probe_cancelled(key)
             raise
         except ProbeError as error:
-            self._record_failure(pair, error, monotonic() - began)
+            self._observer.probe_failed(key, error.failure, monotonic() - started_at)
+            self._log_failure(key, error)
             return
         if isinstance(outcome, Reading):
-            self._observer.probe_succeeded(pair, outcome, monotonic() - began)
-            fields |= {
-                "gpu": outcome.gpu.label,
-                "decode_tokens_per_second": round(outcome.figures.decode_tokens_per_second, 2),
-            }
-            log.info("probe succeeded", extra={"fields": fields})
+            self._observer.probe_succeeded(key, outcome, monotonic() - started_at)
+            rate = round(outcome.figures.decode_tokens_per_second, 2)
+            log.info("probe succeeded", **key._asdict(), gpu=outcome.gpu.label, decode_tokens_per_second=rate)
         else:
-            self._observer.probe_skipped(pair, outcome)
-            log.info("probe skipped", extra={"fields": fields | {"reason": outcome}})
+            self._observer.probe_skipped(key, outcome)
+            log.info("probe skipped", **key._asdict(), reason=outcome)
 
-    def _record_failure(self, pair: ModelKey, error: ProbeError, run_seconds: float) -> None:
-        self._observer.probe_failed(pair, error.failure, run_seconds)
-        told = {"reason": error.reason, "detail": error.detail, "remedy": error.remedy}
-        fields = pair._asdict() | told
-        if error.reason is Reason.INTERNAL:
-            log.error("probe failed", extra={"fields": fields | self._traceback(error)})
-        else:
-            log.warning("probe failed", extra={"fields": fields})
+    async def check(self) -> None:
+        """Request the server's version and, where models are discovered, its models."""
+        try:
+            await self._client.version()
+            if isinstance(self.plan.models, str):
+                await self._change_models(await discover(self.plan, self._client))
+        except ProbeError as error:
+            log.debug("check failed", target=self.plan.name, reason=error.reason, detail=error.detail)
 
     async def _keep_checking(self) -> None:
         while True:
             try:
                 await self.check()
-            except Exception as error:  # noqa: BLE001 - told, with its traceback
-                fields = {"target": self.plan.name, **self._traceback(error)}
-                log.error("a check failed in a way that nobody expected", extra={"fields": fields})  # noqa: TRY400
+            except Exception as error:  # noqa: BLE001 - logged with its traceback; the next check goes on
+                log.error("unhandled error in check", target=self.plan.name, traceback=self._traceback(error))  # noqa: TRY400 - the traceback is redacted
             await asyncio.sleep(CHECK_SECONDS)
 
-    def _traceback(self, error: Exception) -> dict[str, str]:
-        """Return the field that logs an error's traceback: its causes may quote what was sent."""
-        return {"traceback": self._server.auth.redact("".join(traceback.format_exception(error)))}
+    async def _change_models(self, models: dict[ModelKey, ModelPlan]) -> None:
+        added = {key: plan for key, plan in models.items() if key not in self._models}
+        removed = [key for key in self._models if key not in models]
+        self._models = models
+        if added or removed:
+            await self._on_models_changed(self, added, removed)
 
-    async def check(self) -> None:
-        """Ask the server whether it is up, and follow the models that it has."""
-        try:
-            await self._server.version()
-            if isinstance(self.plan.models, str):
-                await self._follow(await discover(self.plan, self._server))
-        except ProbeError as error:
-            log.debug("check failed", extra={"fields": {"target": self.plan.name, "reason": error.reason}})
+    def _log_failure(self, key: ModelKey, error: ProbeError) -> None:
+        fields = {**key._asdict(), "reason": error.reason, "detail": error.detail, "remedy": error.remedy}
+        if error.reason is Reason.INTERNAL:
+            log.error("probe failed", **fields, traceback=self._traceback(error))
+        else:
+            log.warning("probe failed", **fields)
 
-    async def _follow(self, models: dict[ModelKey, ModelPlan]) -> None:
-        if models != self.models:
-            await self._on_models(self, models)
-
-
-async def discover(target: TargetPlan, server: OllamaClient) -> dict[ModelKey, ModelPlan]:
-    """Return the models that can generate, never cloud ones, of those installed or loaded on a server."""
-    wanted = [model for model in await server.installed() if model.name]
-    plan = target.defaults
-    if target.models == "loaded":
-        loaded = {canonical_model_name(entry.name) for entry in await server.loaded()}
-        wanted = [model for model in wanted if canonical_model_name(model.name) in loaded]
-        plan = replace(plan, when_unloaded="skip")  # following what users load never loads anything itself
-    names = sorted({model_label(model.name) for model in wanted if await _can_be_probed(model, server)})
-    return {ModelKey(target.name, name): plan.of(name) for name in names}
-
-
-async def _can_be_probed(model: InstalledModel, server: OllamaClient) -> bool:
-    """Return whether a model generates on this server. Older servers say so in `/api/show` only."""
-    if model.cloud:
-        return False
-    if model.can_generate is not None:
-        return model.can_generate
-    file = await server.file(model.name, model.digest)
-    return not file.cloud and file.can_generate is not False
+    def _traceback(self, error: Exception) -> str:
+        """Return an error's traceback, redacted because its causes may quote what was sent."""
+        return self._client.auth.redact("".join(traceback.format_exception(error)))
