@@ -70,8 +70,8 @@ class MonotonicIntervalTrigger(BaseTrigger):  # type: ignore[misc]  # APSchedule
 class Schedule:
     """Starts a probe of each model at its due times.
 
-    `on_skipped` is called with the due times at which none was started: `overlap` if the previous probe was running,
-    `late` if it was waiting for its turn, or if the event loop was blocked or the machine suspended.
+    `on_skipped` is called with the due times at which none was started: `overlap` if the previous probe took longer
+    than the interval, `late` if it had to wait for its turn, if the event loop was blocked or the machine suspended.
     """
 
     def __init__(self, turns: ProbeTurns, on_skipped: Callable[[ModelKey, SkipReason, int], None]) -> None:

@@ -26,12 +26,18 @@ class ProbeTurns:
         self._target_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: dict[ModelKey, asyncio.Task[None]] = {}
         self._running: set[ModelKey] = set()
+        self._delayed: set[ModelKey] = set()
+        """Those that had to wait for their turn, until their first due time since."""
 
     def start(self, key: ModelKey) -> SkipReason | None:
-        """Start a probe, which may wait for its turn. Return why not if the previous one of this model has not ended.
+        """Start a due probe, which may wait for its turn, or return why not if the previous one has not ended.
 
-        That is `overlap` if it is running, and `late` if it is still waiting for its turn.
+        That is `overlap` if the previous probe has been running for an interval or longer, and `late` if it is waiting
+        for its turn or got it late.
         """
+        if key in self._delayed:
+            self._delayed.remove(key)
+            return SkipReason.LATE
         if key in self._running:
             return SkipReason.OVERLAP
         if key in self._tasks and not self._tasks[key].done():
@@ -59,11 +65,15 @@ class ProbeTurns:
     async def _run(self, key: ModelKey) -> None:
         # Every task that waits holds a reference to its target's lock, so an unused lock is dropped.
         target_lock = self._target_locks.setdefault(key.target, asyncio.Lock())
+        must_wait = target_lock.locked() or self._slots.locked()
         async with target_lock, self._slots:
             self._running.add(key)
+            if must_wait:
+                self._delayed.add(key)
             try:
                 await self._probe(key)
             except Exception:
                 log.exception("unhandled error in probe", **key._asdict())
             finally:
                 self._running.discard(key)
+                self._delayed.discard(key)

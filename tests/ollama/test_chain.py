@@ -1,26 +1,27 @@
-"""The reference chain and its handler, on a real HTTP server."""
+"""The reference chain and its callback handler, on a real HTTP server."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
-import httpx
-import ollama
 import pytest
 from aiohttp import web
 from support.faults import Fault, FaultKind
 from support.faulty_ollama import FaultyEngine
-from support.probing import QUESTION, TEMPLATE, target_plan, workload
+from support.probing import QUESTION, TEMPLATE, model_plan, serving, target_plan, workload
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
+from exporter.errors import ProbeError, Reason
+from exporter.ollama.auth import TargetAuth
 from exporter.ollama.chain import ChunkRecorder, ReferenceChain
-from exporter.ollama.transport import TargetAuth
-from exporter.plan import Workload
 from exporter.reading import Answer
 
 
@@ -35,14 +36,20 @@ async def chain_to(url: str, **changes: Any) -> AsyncIterator[ReferenceChain]:
         await chain.close()
 
 
-async def ask(chain: ReferenceChain, work: Workload | None = None, **changes: Any) -> Answer:
-    """Ask with defaults."""
-    arguments: dict[str, Any] = {"num_ctx": 4096, "keep_alive": None, "seconds": 5, "chunks": ChunkRecorder()}
-    return await chain.ask("llama3.1", work or workload(), **(arguments | changes))
+async def ask(
+    chain: ReferenceChain,
+    *,
+    num_ctx: int | None = 4096,
+    chunks: ChunkRecorder | None = None,
+    reference: bool = False,
+    **plan: Any,
+) -> Answer:
+    """Ask with defaults; further arguments change the plan."""
+    return await chain.ask(model_plan(**plan), num_ctx=num_ctx, chunks=chunks or ChunkRecorder(), reference=reference)
 
 
-async def test_the_server_gets_the_reference_question_with_every_option_bound() -> None:
-    """The request's body is the reference program's prompt, role name included, with this probe's options and model."""
+async def test_the_server_receives_the_reference_question_with_every_option() -> None:
+    """The body holds the reference program's prompt, role name included, with the plan's options and model."""
     async with OllamaServer(FaultyEngine()) as server, chain_to(server.url) as chain:
         await ask(chain, keep_alive="7m")
 
@@ -57,8 +64,8 @@ async def test_the_server_gets_the_reference_question_with_every_option_bound() 
     assert body["stream"] is True
 
 
-async def test_nothing_is_sent_that_was_not_asked_for() -> None:
-    """Without a known context no num_ctx is sent, without a configured timer no keep_alive, and never num_gpu."""
+async def test_nothing_is_sent_that_is_not_configured() -> None:
+    """Without a known context no num_ctx is sent, without a configured keep-alive no keep_alive, and never num_gpu."""
     async with OllamaServer(FaultyEngine()) as server, chain_to(server.url) as chain:
         await ask(chain, num_ctx=None)
 
@@ -68,10 +75,10 @@ async def test_nothing_is_sent_that_was_not_asked_for() -> None:
     assert "keep_alive" not in body
 
 
-async def test_bare_asks_as_the_reference_program_does() -> None:
-    """No option but num_ctx where the model is loaded, and no word on thinking."""
+async def test_reference_sends_no_options() -> None:
+    """Only num_ctx, so that a loaded model is not reloaded, and nothing about thinking."""
     async with OllamaServer(FaultyEngine()) as server, chain_to(server.url) as chain:
-        await ask(chain, bare=True)
+        await ask(chain, reference=True)
 
         body = server.requests[-1].body
 
@@ -79,8 +86,8 @@ async def test_bare_asks_as_the_reference_program_does() -> None:
     assert "think" not in body
 
 
-async def test_every_chunk_is_noted_in_order_and_the_final_one_apart() -> None:
-    """Texts join to the engine's own answer, times rise, and the final chunk's fields come without its context."""
+async def test_every_chunk_is_recorded_in_order_and_the_final_one_separately() -> None:
+    """The texts join to the engine's answer, the times rise, and the final chunk has no `context`."""
     model = ScriptedModel(tokens_per_second=200)
     async with OllamaServer(FaultyEngine([model])) as server, chain_to(server.url) as chain:
         answer = await ask(chain)
@@ -94,8 +101,8 @@ async def test_every_chunk_is_noted_in_order_and_the_final_one_apart() -> None:
     assert "context" not in answer.final
 
 
-async def test_the_first_chunk_is_announced_once() -> None:
-    """The GPU's watch learns of the first token as it comes."""
+async def test_the_callback_runs_once_at_the_first_chunk() -> None:
+    """The GPU monitor starts its state there."""
     calls: list[int] = []
     chunks = ChunkRecorder(lambda: calls.append(len(chunks.times)))
     async with OllamaServer(FaultyEngine()) as server, chain_to(server.url) as chain:
@@ -104,8 +111,8 @@ async def test_the_first_chunk_is_announced_once() -> None:
     assert calls == [0]
 
 
-async def test_thinking_comes_with_the_final_chunk() -> None:
-    """Chunks of thinking are noted with their times; their text is whole at the end, apart from the answer."""
+async def test_thinking_arrives_with_the_final_chunk() -> None:
+    """Chunks of thinking are recorded with their times. Their text follows at the end, separate from the answer."""
     model = ScriptedModel(tokens_per_second=500, thinking_ratio=0.5, always_thinks=True)
     async with OllamaServer(FaultyEngine([model])) as server, chain_to(server.url) as chain:
         answer = await ask(chain)
@@ -114,35 +121,34 @@ async def test_thinking_comes_with_the_final_chunk() -> None:
     assert answer.thinking + answer.text == model.answer(32)
 
 
-async def test_the_deadline_cuts_a_stream_and_keeps_what_came() -> None:
-    """At the deadline the connection is closed, and the chunks so far are there with their times."""
+async def test_the_deadline_cuts_a_stream_and_keeps_what_arrived() -> None:
+    """At the deadline the connection is closed, and the chunks so far are returned with their times."""
     model = ScriptedModel(tokens_per_second=50)
     async with OllamaServer(FaultyEngine([model])) as server, chain_to(server.url) as chain:
-        answer = await ask(chain, workload(num_predict=500), seconds=0.8)
-        await asyncio.sleep(0.2)
+        answer = await ask(chain, workload=workload(num_predict=500), timeout_seconds=0.8)
+        await until(lambda: server.client_disconnects == 1)
 
-        assert server.client_disconnects == 1
     assert answer.cut
     assert answer.final is None
-    assert 16 <= len(answer.chunk_times) <= 40
+    assert 0 < len(answer.chunk_times) == len(answer.chunk_texts) < 500
+    assert answer.ended_at - answer.started_at >= 0.8
 
 
-async def test_cancelling_closes_the_connection_at_once() -> None:
-    """A shutdown frees the server's slot: it sees the client leave."""
+async def test_cancelling_closes_the_connection() -> None:
+    """A shutdown frees the server's slot, because the server sees the client disconnect."""
     async with OllamaServer(FaultyEngine()) as server, chain_to(server.url) as chain:
-        task = asyncio.create_task(ask(chain, workload(num_predict=500)))
-        await asyncio.sleep(0.3)
+        chunks = ChunkRecorder()
+        task = asyncio.create_task(ask(chain, chunks=chunks, workload=workload(num_predict=500)))
+        await until(lambda: bool(chunks.times))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await asyncio.sleep(0.2)
 
-        assert server.client_disconnects == 1
-        assert server.open_connections == 0
+        await until(lambda: server.client_disconnects == 1 and server.open_connections == 0)
 
 
 @pytest.mark.parametrize("kind", [FaultKind.DONE_TWICE, FaultKind.CUT])
-async def test_what_follows_the_final_chunk_counts_for_nothing(kind: FaultKind) -> None:
-    """Some servers send `done` twice or cut the connection after it: the answer was complete."""
+async def test_what_follows_the_final_chunk_is_ignored(kind: FaultKind) -> None:
+    """Some servers send `done` twice or cut the connection after it, when the answer is complete."""
     engine = FaultyEngine()
     async with OllamaServer(engine) as server, chain_to(server.url) as chain:
         engine.inject(Fault(kind, after_tokens=0 if kind is FaultKind.DONE_TWICE else 10_000))
@@ -153,52 +159,90 @@ async def test_what_follows_the_final_chunk_counts_for_nothing(kind: FaultKind) 
     assert answer.final["done_reason"] == "length"
 
 
-async def test_errors_of_the_libraries_pass_through() -> None:
-    """Translating them is the probe's: the chain hides nothing."""
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fault(FaultKind.CUT, after_tokens=3), Reason.PROTOCOL),
+        (Fault(FaultKind.JUNK_LINE, after_tokens=3), Reason.PROTOCOL),
+        (Fault(FaultKind.JUNK_LINE, after_tokens=3, text="[]"), Reason.PROTOCOL),
+        (Fault(FaultKind.JUNK_LINE, after_tokens=3, text='{"error": [{}]}'), Reason.PROTOCOL),
+        (Fault(FaultKind.JUNK_LINE, after_tokens=3, text='{"eval_count": ' + "9" * 5000 + "}"), Reason.PROTOCOL),
+        (Fault(FaultKind.JUNK_LINE, after_tokens=3, text="[" * 100_000), Reason.PROTOCOL),
+        (Fault(FaultKind.ERROR_LINE, after_tokens=3), Reason.HTTP),
+        (Fault(FaultKind.SERVER_BUSY), Reason.BUSY),
+    ],
+)
+async def test_a_request_that_fails_raises_its_reason(fault: Fault, reason: Reason) -> None:
+    """Whatever httpx, the Ollama client or LangChain raised."""
     engine = FaultyEngine()
     async with OllamaServer(engine) as server, chain_to(server.url) as chain:
-        with pytest.raises(ollama.ResponseError):
-            await chain.ask("nope", workload(), num_ctx=None, keep_alive=None, seconds=5, chunks=ChunkRecorder())
-        engine.inject(Fault(FaultKind.CUT, after_tokens=3))
-        with pytest.raises(httpx.HTTPError):
+        engine.inject(fault)
+        with pytest.raises(ProbeError) as caught:
             await ask(chain)
 
+    assert caught.value.reason is reason
 
-async def test_no_trace_is_uploaded_whatever_the_environment_says(tmp_path: Any) -> None:
-    """With every LangSmith variable set, a sink in LangSmith's place hears nothing."""
-    heard: list[str] = []
 
-    async def sink(request: web.Request) -> web.Response:
-        heard.append(request.path)
+def test_warming_up_imports_what_the_first_request_would(tmp_path: Path) -> None:
+    """Importing takes milliseconds, which would count as the first reading's elapsed time."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from exporter.ollama.chain import ChunkRecorder, warm_up\n"
+        "from langchain_core.prompts import ChatPromptTemplate\n"
+        "from langchain_core.runnables import RunnableLambda\n"
+        "def run():\n"
+        "    before = set(sys.modules)\n"
+        "    chain = ChatPromptTemplate.from_template('{question}') | RunnableLambda(str)\n"
+        "    chain.invoke({'question': ''}, config={'callbacks': [ChunkRecorder()]})\n"
+        "    return [name for name in set(sys.modules) - before if name.startswith('langchain')]\n"
+        "if 'warm' in sys.argv: warm_up()\n"
+        "print(len(run()))\n"
+    )
+
+    def modules_imported(*arguments: str) -> int:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, str(program), *arguments]
+        return int(subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60).stdout)
+
+    assert modules_imported() > 0
+    assert modules_imported("warm") == 0
+
+
+async def test_no_trace_is_uploaded_whatever_the_environment_says(tmp_path: Path) -> None:
+    """With every LangSmith variable set, a server in LangSmith's place receives no request."""
+    paths: list[str] = []
+
+    async def langsmith(request: web.Request) -> web.Response:
+        paths.append(request.path)
         return web.json_response({})
 
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", sink)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    async with OllamaServer(FaultyEngine()) as server:
-        names = ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING")
-        endpoint = f"http://{host}:{port}"
+    names = ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING")
+    async with serving(langsmith) as endpoint, OllamaServer(FaultyEngine()) as server:
         environment = dict.fromkeys(names, "true") | {
             "LANGSMITH_API_KEY": "key",
             "LANGCHAIN_API_KEY": "key",
             "LANGSMITH_ENDPOINT": endpoint,
             "LANGCHAIN_ENDPOINT": endpoint,
             "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": os.pathsep.join(sys.path),
             "HOME": str(tmp_path),
         }
-        done = await run_probe(server.url, environment)
-        assert done == 0
+        assert await run_probe(server.url, environment) == 0
         assert any(request.path == "/api/generate" for request in server.requests)
-    await runner.cleanup()
 
-    assert heard == []
+    assert paths == []
 
 
 async def run_probe(url: str, environment: dict[str, str]) -> int | None:
-    """Run the `probe` command in a process of its own and return its exit status."""
+    """Run the `probe` command in another process and return its exit status."""
     command = (sys.executable, "-m", "exporter", "probe", "--json", "--url", url)
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.DEVNULL)
     return await asyncio.wait_for(process.wait(), 60)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Other libraries' exceptions, translated in one place."""
+"""The exceptions of other libraries, mapped to reasons in one place."""
 
 from __future__ import annotations
 
@@ -12,24 +12,64 @@ import ollama._types
 import pydantic
 import pytest
 
-from exporter.errors import REMEDIES, ProbeError, Reason
-from exporter.ollama.error_mapping import DETAIL_CHARACTERS_MAX, REASON_BY_TYPE, answer_error, map_error
+from exporter.errors import ProbeError, Reason
+from exporter.ollama.error_mapping import DETAIL_CHARACTERS_MAX, REASONS, STREAM_REASONS, map_errors, reason_for
+
+URL = "http://gpu-a:11434"
+
+
+def mapped(error: Exception, secret: str = "none", **arguments: object) -> ProbeError:
+    """Return what an exception is mapped to, with one secret redacted."""
+    with (
+        pytest.raises(ProbeError) as caught,
+        map_errors(URL, lambda text: text.replace(secret, "<secret>"), **arguments),  # type: ignore[arg-type]
+    ):
+        raise error
+    return caught.value
+
+
+def status_error(status: int, body: str) -> httpx.HTTPStatusError:
+    """Return httpx's error for an answer with an error status."""
+    response = httpx.Response(status, text=body, request=httpx.Request("GET", URL))
+    return httpx.HTTPStatusError("", request=response.request, response=response)
 
 
 @pytest.mark.parametrize("module", [httpx, httpcore, ollama, ollama._types])
 def test_every_exception_of_the_libraries_has_a_reason(module: object) -> None:
-    """When httpx, httpcore or ollama grows an exception that nobody translated, this fails."""
+    """A class that a new release adds without a base class in the table must make this fail."""
     kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if issubclass(kind, Exception)]
     own = [kind for kind in kinds if kind.__module__.split(".")[0] in {"httpx", "httpcore", "ollama"}]
 
     assert own
-    assert [kind for kind in own if kind not in REASON_BY_TYPE] == []
+    assert [kind for kind in own if not set(kind.__mro__) & set(REASONS)] == []
 
 
-def test_every_reason_has_a_remedy_in_words() -> None:
-    """The set of reasons is closed, and each tells the operator what to do."""
-    assert set(REMEDIES) == set(Reason)
-    assert all(len(remedy) > 20 for remedy in REMEDIES.values())
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (httpx.ConnectError, Reason.CONNECT),
+        (httpx.ConnectTimeout, Reason.CONNECT),
+        (httpx.UnsupportedProtocol, Reason.CONNECT),
+        (httpx.ReadTimeout, Reason.TIMEOUT),
+        (httpx.PoolTimeout, Reason.TIMEOUT),
+        (httpx.ReadError, Reason.PROTOCOL),
+        (httpx.RemoteProtocolError, Reason.PROTOCOL),
+        (httpx.DecodingError, Reason.PROTOCOL),
+        (httpx.TooManyRedirects, Reason.HTTP),
+        (httpx.ResponseNotRead, Reason.INTERNAL),
+        (httpcore.ConnectError, Reason.CONNECT),
+        (httpcore.WriteTimeout, Reason.TIMEOUT),
+        (httpcore.ReadError, Reason.PROTOCOL),
+        (ConnectionResetError, Reason.CONNECT),
+        (RuntimeError, Reason.INTERNAL),
+    ],
+)
+def test_the_most_specific_class_decides(kind: type[Exception], reason: Reason) -> None:
+    """A connect timeout is `connect` although it is a timeout as well; an unknown class is `internal`."""
+    error = kind.__new__(kind)
+
+    assert reason_for(error) is reason
+    assert reason_for(error, STREAM_REASONS) is reason
 
 
 @pytest.mark.parametrize(
@@ -58,57 +98,94 @@ def test_every_reason_has_a_remedy_in_words() -> None:
         (502, "<html>bad gateway</html>", Reason.HTTP),
     ],
 )
-def test_ollamas_own_words_decide_where_only_text_tells(status: int, text: str, reason: Reason) -> None:
-    """The same answer gets the same reason, as a JSON body and as the client library's exception."""
-    assert answer_error(status, json.dumps({"error": text})).reason is reason
-    assert map_error(ollama.ResponseError(text, status)).reason is reason
+def test_ollamas_text_decides_where_only_the_text_distinguishes(status: int, text: str, reason: Reason) -> None:
+    """The same answer has the same reason and detail, whether httpx or the Ollama client received it."""
+    from_client = mapped(ollama.ResponseError(text, status))
+    from_httpx = mapped(status_error(status, json.dumps({"error": text})))
+
+    assert from_client.reason is from_httpx.reason is reason
+    if status > 0:
+        assert from_client.detail == from_httpx.detail
+        assert str(status) in from_client.detail
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"error": {"code": 5}}', "[1]", "", "<html>"])
+def test_an_error_body_of_any_form_is_mapped(body: str) -> None:
+    """A body that is not Ollama's JSON is shown as it is."""
+    error = mapped(status_error(500, body))
+
+    assert error.reason is Reason.HTTP
+    assert body[:50] in error.detail
 
 
 def test_an_unknown_exception_is_internal_and_keeps_its_cause() -> None:
-    """What nobody foresaw is said to be the exporter's own fault, with the traceback at hand."""
+    """The cause is what the log prints as a traceback."""
     error = RuntimeError("odd")
 
-    translated = map_error(error)
+    failure = mapped(error)
 
-    assert translated.reason is Reason.INTERNAL
-    assert translated.__cause__ is error
-    assert "RuntimeError: odd" in translated.detail
+    assert failure.reason is Reason.INTERNAL
+    assert failure.__cause__ is error
+    assert "RuntimeError: odd" in failure.detail
 
 
-def test_a_secret_file_that_cannot_be_read_is_denied_with_its_name() -> None:
-    """The operator is told which file, not only that access failed."""
-    translated = map_error(FileNotFoundError(2, "No such file or directory", "/run/secrets/token"))
-
-    assert translated.reason is Reason.DENIED
-    assert "/run/secrets/token" in translated.detail
+@pytest.mark.parametrize(
+    "error", [AttributeError("get"), TypeError("NoneType"), ValueError("digits"), RecursionError()]
+)
+def test_an_answer_that_a_library_cannot_parse_is_protocol_only_in_a_stream(error: Exception) -> None:
+    """Elsewhere the same exceptions are bugs of this program."""
+    assert mapped(error, reasons=STREAM_REASONS).reason is Reason.PROTOCOL
+    assert mapped(error).reason is Reason.INTERNAL
 
 
 def test_a_validation_error_does_not_repeat_the_answer() -> None:
-    """Pydantic prints the input, which is the server's text: the type alone is said."""
+    """Pydantic prints its input, which is the server's text."""
     with pytest.raises(pydantic.ValidationError) as caught:
         ollama.GenerateResponse(response="secret words", eval_count="many")
 
-    translated = map_error(caught.value)
+    failure = mapped(caught.value, reasons=STREAM_REASONS)
 
-    assert translated.reason is Reason.PROTOCOL
-    assert "secret words" not in translated.detail
+    assert failure.reason is Reason.PROTOCOL
+    assert "secret words" not in failure.detail
 
 
 def test_a_detail_is_one_bounded_line() -> None:
-    """A server's page of HTML does not become a page of log."""
-    detail = answer_error(500, "a\nb" * 1000).detail
+    """An HTML page as the answer must not fill the log."""
+    detail = mapped(status_error(500, "a\nb" * 1000)).detail
 
     assert "\n" not in detail
-    assert len(detail) <= DETAIL_CHARACTERS_MAX
+    assert len(detail) == DETAIL_CHARACTERS_MAX
 
 
-def test_a_probe_error_passes_as_it_is() -> None:
-    """What has its reason keeps it."""
-    error = ProbeError(Reason.BUSY, "d", "r")
+def test_secrets_are_redacted_before_the_detail_is_shortened() -> None:
+    """A secret across the cut would otherwise leave its first half."""
+    detail = mapped(RuntimeError("." * (DETAIL_CHARACTERS_MAX - 25) + "hush-hush-hush"), secret="hush-hush-hush").detail
 
-    assert map_error(error) is error
+    assert "hush" not in detail
 
 
-def test_a_certificate_that_cannot_be_verified_names_the_setting() -> None:
-    """The remedy for a private authority is `tls.ca_file`."""
-    assert "ca_file" in map_error(httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed")).remedy
+def test_a_probe_error_passes_unchanged() -> None:
+    """It was raised with a specific remedy, or mapped already."""
+    error = ProbeError(Reason.BUSY, "detail", "remedy")
+
+    assert mapped(error) is error
+
+
+def test_a_server_that_cannot_be_reached_is_shown_with_its_url() -> None:
+    """The detail names what was tried."""
+    assert URL in mapped(httpx.ConnectError("refused")).detail
+
+
+def test_cancellation_passes() -> None:
+    """Only exceptions are mapped, not what ends a task."""
+    with pytest.raises(KeyboardInterrupt), map_errors(URL, str):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed", "ca_file"), ("[SSL: WRONG_VERSION_NUMBER] wrong", "http://")],
+)
+def test_a_tls_failure_names_the_setting_to_change(text: str, word: str) -> None:
+    """The general remedy of `connect` would be misleading."""
+    assert word in mapped(httpx.ConnectError(text)).remedy

@@ -1,4 +1,4 @@
-"""When pairs are probed, in simulated time."""
+"""When models are probed, in simulated time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import pytest
 from support.simulated import SimulatedLoop, run_simulated
 
+from exporter.errors import SkipReason
 from exporter.plan import ModelKey
 from exporter.probing.schedule import Schedule
-from exporter.reading import SkipReason
+from exporter.probing.turns import ProbeTurns
 
 A, B, C = ModelKey("one", "a"), ModelKey("one", "b"), ModelKey("two", "c")
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -20,62 +21,62 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 @dataclass
 class Log:
-    """What was probed when (seconds since the start), and what was skipped."""
+    """Which model was probed when, in seconds since the start, and what was skipped."""
 
     loop: SimulatedLoop
-    began: float = field(init=False)
+    started_at: float = field(init=False)
     runs: list[tuple[float, ModelKey]] = field(default_factory=list)
     running: Counter[str] = field(default_factory=Counter)
-    most_at_once: int = 0
-    skips: Counter[SkipReason] = field(default_factory=Counter)
+    maximum_at_once: int = 0
+    skips: Counter[tuple[ModelKey, SkipReason]] = field(default_factory=Counter)
     cancelled: list[ModelKey] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.began = self.loop.time()
+        self.started_at = self.loop.time()
 
-    def skipped(self, _: ModelKey, reason: SkipReason, count: int) -> None:
-        """Note a skip."""
-        self.skips[reason] += count
+    def skipped(self, key: ModelKey, reason: SkipReason, count: int) -> None:
+        """Count skipped due times."""
+        self.skips[key, reason] += count
 
     def prober(self, seconds: float | Callable[[float], float]) -> Callable[[ModelKey], Awaitable[None]]:
-        """Return a probe that takes so long."""
+        """Return a probe that takes `seconds`, which may depend on when it starts."""
 
-        async def probe(pair: ModelKey) -> None:
-            assert not self.running[pair.target], "two probes of one target at once"
-            self.running[pair.target] += 1
-            self.most_at_once = max(self.most_at_once, sum(self.running.values()))
-            now = self.loop.time() - self.began
-            self.runs.append((now, pair))
+        async def probe(key: ModelKey) -> None:
+            assert not self.running[key.target], "two probes of one target at once"
+            self.running[key.target] += 1
+            self.maximum_at_once = max(self.maximum_at_once, sum(self.running.values()))
+            now = self.loop.time() - self.started_at
+            self.runs.append((now, key))
             try:
                 await asyncio.sleep(seconds(now) if callable(seconds) else seconds)
             except asyncio.CancelledError:
-                self.cancelled.append(pair)
+                self.cancelled.append(key)
                 raise
             finally:
-                self.running[pair.target] -= 1
+                self.running[key.target] -= 1
 
         return probe
 
-    def times(self, pair: ModelKey) -> list[float]:
-        """Return when a pair was probed."""
-        return [when for when, probed in self.runs if probed == pair]
+    def times(self, key: ModelKey) -> list[float]:
+        """Return when a model was probed."""
+        return [when for when, probed in self.runs if probed == key]
 
 
 def simulate(
-    pairs: Mapping[ModelKey, tuple[float, float]],
+    models: Mapping[ModelKey, tuple[float, float]],
     seconds: float,
     probe_seconds: float | Callable[[float], float] = 2,
     limit: int = 4,
     meanwhile: Callable[[SimulatedLoop, Schedule], Awaitable[None]] | None = None,
 ) -> Log:
-    """Run a schedule of pairs, each with its interval and first delay, up to a second before `seconds`."""
+    """Schedule models, each with its interval and first delay, until a second before `seconds`."""
 
     async def work(loop: SimulatedLoop) -> Log:
         log = Log(loop)
-        schedule = Schedule(log.prober(probe_seconds), log.skipped, limit)
+        schedule = Schedule(ProbeTurns(log.prober(probe_seconds), limit), log.skipped)
         schedule.start()
-        for pair, (interval, first) in pairs.items():
-            schedule.add(pair, interval, first)
+        for key, (interval, first) in models.items():
+            schedule.add(key, interval, first)
         other = asyncio.ensure_future(meanwhile(loop, schedule)) if meanwhile else None
         await asyncio.sleep(seconds - 1)
         if other:
@@ -87,8 +88,8 @@ def simulate(
     return result
 
 
-def test_each_pair_is_probed_at_its_marks() -> None:
-    """The first run comes after its delay, every other an interval later, without drift over a day."""
+def test_each_model_is_probed_at_its_due_times() -> None:
+    """The first probe comes after its delay, each next one an interval later, without drift over a day."""
     log = simulate({A: (MINUTE, 0), C: (15 * MINUTE, 5)}, DAY)
 
     assert log.times(A) == pytest.approx([index * MINUTE for index in range(DAY // MINUTE)], abs=1)
@@ -96,8 +97,8 @@ def test_each_pair_is_probed_at_its_marks() -> None:
     assert not log.skips
 
 
-def test_a_target_is_probed_by_one_at_a_time() -> None:
-    """Two models of one target due at once take turns (the probe itself asserts it), and neither is skipped."""
+def test_models_of_one_target_that_are_due_at_once_take_turns() -> None:
+    """Neither is skipped (the probe itself asserts that they do not run at once)."""
     log = simulate({A: (MINUTE, 0), B: (MINUTE, 0)}, HOUR, probe_seconds=10)
 
     assert len(log.times(A)) == len(log.times(B)) == 60
@@ -105,40 +106,59 @@ def test_a_target_is_probed_by_one_at_a_time() -> None:
 
 
 def test_no_more_targets_than_allowed_are_probed_at_once() -> None:
-    """Ten targets due at once with a limit of three: never more than three run, and all get their turn."""
-    pairs = {ModelKey(f"t{index}", "m"): (MINUTE, 0.0) for index in range(10)}
+    """Of ten targets due at once with a limit of three, never more than three run, and all get their turn."""
+    models = {ModelKey(f"t{index}", "m"): (MINUTE, 0.0) for index in range(10)}
 
-    log = simulate(pairs, 10 * MINUTE, probe_seconds=5, limit=3)
+    log = simulate(models, 10 * MINUTE, probe_seconds=5, limit=3)
 
-    assert log.most_at_once == 3
-    assert {len(log.times(pair)) for pair in pairs} == {10}
+    assert log.maximum_at_once == 3
+    assert {len(log.times(key)) for key in models} == {10}
 
 
-def test_a_run_that_outlasts_its_interval_counts_as_overlap() -> None:
-    """Due times that come while the former run is still going are skipped, counted, and never run twice."""
+def test_a_probe_that_outlasts_its_interval_counts_as_overlap() -> None:
+    """Due times while it runs are skipped and counted, and the model is never probed twice at once."""
     log = simulate({A: (MINUTE, 0)}, HOUR, probe_seconds=150)
 
     assert len(log.times(A)) == 20
-    assert log.skips == {SkipReason.OVERLAP: 40}
+    assert log.skips == {(A, SkipReason.OVERLAP): 40}
 
 
-def test_marks_that_passed_while_the_loop_was_held_up_count_as_late() -> None:
-    """After a hold-up of more than three intervals there is one run, and the marks passed over are counted."""
+def test_a_model_that_waits_for_its_turn_counts_as_late() -> None:
+    """Where each probe is shorter than its interval nothing overlaps, though it gets only every second turn."""
+    models = {ModelKey(f"t{index}", "m"): (MINUTE, 0.0) for index in range(4)}
 
-    async def hold_up(loop: SimulatedLoop, _: Schedule) -> None:
+    log = simulate(models, HOUR, probe_seconds=29, limit=1)
+
+    for key in models:
+        late, waiting_at_the_end = log.skips[key, SkipReason.LATE], {0, 1}
+        assert late > 20
+        assert 60 - len(log.times(key)) - late in waiting_at_the_end
+
+
+def test_a_model_that_waits_for_another_of_its_target_counts_as_late() -> None:
+    """The other one, which runs, counts as overlap."""
+    log = simulate({A: (MINUTE, 0), B: (MINUTE, 1)}, 10 * MINUTE, probe_seconds=10 * MINUTE)
+
+    assert log.skips == {(A, SkipReason.OVERLAP): 9, (B, SkipReason.LATE): 9}
+
+
+def test_due_times_that_pass_while_the_loop_is_blocked_count_as_late() -> None:
+    """After more than three intervals there is one probe, and the due times before it are counted."""
+
+    async def block(loop: SimulatedLoop, _: Schedule) -> None:
         await asyncio.sleep(10 * MINUTE + 30)
         loop._now += 3.4 * MINUTE
         loop.step_wall_clock(3.4 * MINUTE)
 
-    log = simulate({A: (MINUTE, 0)}, 30 * MINUTE, meanwhile=hold_up)
+    log = simulate({A: (MINUTE, 0)}, 30 * MINUTE, meanwhile=block)
 
-    assert log.skips == {SkipReason.LATE: 2}
+    assert log.skips == {(A, SkipReason.LATE): 2}
     assert len(log.times(A)) == 30 - 2
 
 
 @pytest.mark.parametrize("step", [-HOUR, HOUR, DAY, -DAY, 0.7])
-def test_a_stepped_wall_clock_neither_storms_nor_starves(step: float) -> None:
-    """Whatever the wall clock does (set back, set forward, a suspended laptop), the pair is due once an interval."""
+def test_a_stepped_wall_clock_changes_no_due_time(step: float) -> None:
+    """Whether it is set back or forward, each model is probed once an interval."""
 
     async def turn(loop: SimulatedLoop, _: Schedule) -> None:
         await asyncio.sleep(10 * MINUTE + 30)
@@ -151,12 +171,12 @@ def test_a_stepped_wall_clock_neither_storms_nor_starves(step: float) -> None:
     assert not log.skips
 
 
-def test_a_removed_pair_is_cancelled_and_never_probed_again() -> None:
-    """Removal ends the probe in flight before it returns; others go on."""
+def test_a_removed_model_is_cancelled_and_never_probed_again() -> None:
+    """Its running probe has ended when the removal returns; other models are not affected."""
 
     async def remove(_: SimulatedLoop, schedule: Schedule) -> None:
         await asyncio.sleep(5 * MINUTE + 1)
-        await schedule.remove(A)
+        await schedule.remove([A])
 
     log = simulate({A: (MINUTE, 0), C: (MINUTE, 0)}, HOUR, probe_seconds=5, meanwhile=remove)
 
@@ -165,16 +185,44 @@ def test_a_removed_pair_is_cancelled_and_never_probed_again() -> None:
     assert len(log.times(C)) == 60
 
 
+def test_a_model_removed_after_its_job_was_submitted_is_not_probed() -> None:
+    """APScheduler submits a job a step of the loop before it runs."""
+
+    async def remove(loop: SimulatedLoop, schedule: Schedule) -> None:
+        await asyncio.sleep(5 * MINUTE - 0.1)
+        loop._now += 0.2
+        loop.step_wall_clock(0.2)
+        schedule._scheduler._process_jobs()
+        await schedule.remove([A])
+
+    log = simulate({A: (MINUTE, 0)}, HOUR, meanwhile=remove)
+
+    assert len(log.times(A)) == 5
+
+
+def test_a_model_can_be_added_again_after_its_removal() -> None:
+    """It starts with a first delay of its own, as if it were new."""
+
+    async def again(_: SimulatedLoop, schedule: Schedule) -> None:
+        await asyncio.sleep(90)
+        await schedule.remove([A])
+        schedule.add(A, MINUTE, 10)
+
+    log = simulate({A: (MINUTE, 0)}, 4 * MINUTE, meanwhile=again)
+
+    assert log.times(A) == pytest.approx([0, 60, 100, 160, 220], abs=1)
+
+
 def test_stopping_cancels_what_runs_and_what_waits() -> None:
-    """A probe in flight is cancelled; one that waits for its turn has not run, so it is not told of."""
+    """A running probe is cancelled. One that waits has not run, so it has no result."""
     log = simulate({A: (HOUR, 0), B: (HOUR, 0)}, 10, probe_seconds=100)
 
     assert log.cancelled == [A]
     assert log.times(B) == []
 
 
-def test_an_error_that_nobody_expected_does_not_end_the_schedule(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged with its traceback, and the next mark is run."""
+def test_an_unhandled_error_does_not_end_the_schedule(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged with its traceback, and the next due time starts a probe."""
 
     async def work(_: SimulatedLoop) -> int:
         runs = 0
@@ -184,7 +232,7 @@ def test_an_error_that_nobody_expected_does_not_end_the_schedule(caplog: pytest.
             runs += 1
             raise RuntimeError("odd")
 
-        schedule = Schedule(probe, lambda *_: None, 1)
+        schedule = Schedule(ProbeTurns(probe, 1), lambda *_: None)
         schedule.start()
         schedule.add(A, MINUTE, 0)
         await asyncio.sleep(5 * MINUTE - 1)

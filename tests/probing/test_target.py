@@ -1,186 +1,228 @@
-"""A target at work: which models it probes, what it tells of them, and what it says in the log."""
+"""A target while the daemon runs: its models, the results of its probes, and what it logs."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 from support.faults import Fault, FaultKind
 from support.faulty_ollama import FaultyEngine
-from support.probing import model_plan, target_plan, workload
+from support.probing import model_plan, target_plan
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
-from exporter.errors import Reason
+from exporter.errors import Reason, SkipReason
 from exporter.gpu.none import NoGpuMonitor
-from exporter.metrics.families import ProbeMetrics
-from exporter.ollama.client import OllamaClient
 from exporter.plan import ModelKey, ModelPlan, TargetPlan
-from exporter.probing.target import Target, discover
-from exporter.reading import SkipReason
+from exporter.probing.target import Target
+from exporter.state.model_state import ModelState
+from exporter.state.store import StateStore
 
 FAST = ScriptedModel(tokens_per_second=1000, load_seconds=0.01)
-PAIR = ModelKey("t", "llama3.1")
+KEY = ModelKey("t", "llama3.1")
 
 
 @contextlib.asynccontextmanager
-async def at_work(plan: TargetPlan) -> AsyncIterator[tuple[Target, ProbeMetrics]]:
-    """Yield a started target whose models are taken up as soon as they are known."""
-    metrics = ProbeMetrics(CollectorRegistry())
+async def started(plan: TargetPlan) -> AsyncIterator[tuple[Target, StateStore]]:
+    """Yield a started target, and the store that receives its models and results."""
+    store = StateStore()
 
-    async def follow(target: Target, models: dict[ModelKey, ModelPlan]) -> None:
+    async def follow(_: Target, added: Mapping[ModelKey, ModelPlan], removed: Sequence[ModelKey]) -> None:
         await asyncio.sleep(0)
-        for pair in target.models.keys() - models.keys():
-            metrics.remove_pair(pair)
-        for pair, model in models.items():
-            metrics.add_pair(pair, model)
-        target.models = models
+        for key in removed:
+            store.remove_model(key)
+        for key, model in added.items():
+            store.add_model(key, model)
 
-    target = Target(plan, NoGpuMonitor(), metrics, follow)
+    target = Target(plan, NoGpuMonitor(), store, follow)
     await target.start()
     try:
-        yield target, metrics
+        yield target, store
     finally:
         await target.stop_checking()
         await target.close()
 
 
-def count(metrics: ProbeMetrics, name: str, **labels: str) -> float:
-    """Return the value of one counter of the pair."""
-    for family in metrics.collect():
-        for sample in family.samples:
-            if sample.name == f"ollama_probe_{name}" and {"target": "t", **labels}.items() <= sample.labels.items():
-                return sample.value
-    raise AssertionError(f"no sample of {name} with {labels}")
+def state(store: StateStore) -> ModelState:
+    """Return the state of the only model."""
+    [state] = store.models()
+    return state
 
 
-async def test_each_outcome_is_counted_once() -> None:
-    """Good, failed, skipped and cancelled: runs are successes and failures and cancelled, always."""
+def fields(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any]]:
+    """Return the fields of the log records with this message."""
+    return [record.__dict__["fields"] for record in caplog.records if record.getMessage() == message]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_each_result_is_counted_once() -> None:
+    """Runs are successes, failures and cancelled probes."""
     engine = FaultyEngine([FAST])
-    async with OllamaServer(engine) as server, at_work(target_plan(server.url, model_plan())) as (target, metrics):
-        await target.probe(PAIR)
+    async with OllamaServer(engine) as server, started(target_plan(server.url, model_plan())) as (target, store):
+        await target.probe(KEY)
         engine.inject(fault := Fault(FaultKind.SERVER_BUSY))
-        await target.probe(PAIR)
+        await target.probe(KEY)
         fault.end()
-        await engine.expire(engine.models()[0])
-        target.models = {PAIR: model_plan(when_unloaded="skip")}
-        await target.probe(PAIR)
-        target.models = {PAIR: model_plan(workload=workload(num_predict=512))}
         engine.inject(Fault(FaultKind.STALL_IN_THE_MIDDLE, after_tokens=5))
-        task = asyncio.create_task(target.probe(PAIR))
-        await asyncio.sleep(0.5)
+        server.requests.clear()
+        task = asyncio.create_task(target.probe(KEY))
+        await until(lambda: any(request.path == "/api/generate" for request in server.requests))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-        assert count(metrics, "runs_total") == 3
-        assert count(metrics, "successes_total") == 1
-        assert count(metrics, "failures_total", reason=Reason.BUSY) == 1
-        assert count(metrics, "skipped_total", reason=SkipReason.UNLOADED) == 1
-        assert count(metrics, "cancelled_total") == 1
+        counted = state(store)
+    assert (counted.runs, counted.successes, counted.cancelled) == (3, 1, 1)
+    assert {reason: count for reason, count in counted.failures.items() if count} == {Reason.BUSY: 1}
 
 
-async def test_a_failure_withdraws_the_reading_and_the_next_good_probe_brings_it_back() -> None:
-    """A dead server must not look fast; one line of log says target, model, reason and remedy."""
+async def test_a_skipped_probe_is_counted_by_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    """It is not a run."""
+    caplog.set_level("INFO")
+    plan = model_plan(when_unloaded="skip")
+    async with OllamaServer(FaultyEngine([FAST])) as server, started(target_plan(server.url, plan)) as (target, store):
+        await target.probe(KEY)
+
+        assert (state(store).runs, state(store).skipped[SkipReason.UNLOADED]) == (0, 1)
+    assert fields(caplog, "probe skipped") == [{**KEY._asdict(), "reason": SkipReason.UNLOADED}]
+
+
+async def test_a_failure_withdraws_the_reading_and_the_next_success_restores_it() -> None:
+    """A dead server must not look fast."""
     engine = FaultyEngine([FAST])
-    async with OllamaServer(engine) as server, at_work(target_plan(server.url, model_plan())) as (target, metrics):
-        await target.probe(PAIR)
-        assert metrics.rows()[0].reading is not None
+    async with OllamaServer(engine) as server, started(target_plan(server.url, model_plan())) as (target, store):
+        await target.probe(KEY)
+        assert store.statuses()[0].reading is not None
         engine.inject(fault := Fault(FaultKind.CUT, after_tokens=3))
-        await target.probe(PAIR)
-        assert metrics.rows()[0].reading is None
+        await target.probe(KEY)
+        assert store.statuses()[0].reading is None
         fault.end()
-        await target.probe(PAIR)
-        assert metrics.rows()[0].reading is not None
+        await target.probe(KEY)
+        assert store.statuses()[0].reading is not None
 
 
 async def test_a_failure_is_one_log_line_with_its_remedy(caplog: pytest.LogCaptureFixture) -> None:
-    """Target, model, reason, what was seen, and what to do; no traceback where the reason is known."""
+    """The store and the log have the same specific remedy; a known reason has no traceback."""
+    plan = target_plan("", model_plan("nope"))
     async with (
         OllamaServer(FaultyEngine([FAST])) as server,
-        at_work(target_plan(server.url, model_plan("nope"))) as (target, _),
+        started(target_plan(server.url, *plan.models)) as (target, store),
     ):
         await target.probe(ModelKey("t", "nope"))
-    records = [record for record in caplog.records if record.getMessage() == "probe failed"]
 
-    assert len(records) == 1
-    fields: dict[str, Any] = records[0].__dict__["fields"]
-    assert (fields["target"], fields["model"], fields["reason"]) == ("t", "nope", Reason.MODEL_MISSING)
-    assert "ollama pull" in fields["remedy"]
-    assert not records[0].exc_info
-
-
-MODELS = [
-    ScriptedModel("llama3.1"),
-    ScriptedModel("qwen3:8b"),
-    ScriptedModel("nomic-embed-text", capabilities=("embedding",)),
-    ScriptedModel("gpt-oss:120b-cloud", remote_host="https://ollama.com"),
-]
-
-
-async def test_installed_models_that_can_generate_are_found_and_never_cloud_ones() -> None:
-    """An embedding model and one that runs elsewhere are left out; names are canonical, without `:latest`."""
-    async with OllamaServer(FaultyEngine(MODELS)) as server:
-        plan = target_plan(server.url, models="installed")
-        async with OllamaClient(plan) as asked:
-            found = await discover(plan, asked)
-
-    assert list(found) == [ModelKey("t", "llama3.1"), ModelKey("t", "qwen3:8b")]
-    assert found[ModelKey("t", "qwen3:8b")].model == "qwen3:8b"
+        failure = state(store).failure
+    assert failure is not None
+    assert failure.reason is Reason.MODEL_MISSING
+    assert "llama3.1:latest" in failure.remedy
+    assert fields(caplog, "probe failed") == [
+        {
+            "target": "t",
+            "model": "nope",
+            "reason": failure.reason,
+            "detail": failure.detail,
+            "remedy": failure.remedy,
+        }
+    ]
 
 
-async def test_loaded_models_are_followed_and_never_loaded_by_us() -> None:
-    """Only what is loaded now; and a model that was unloaded meanwhile is skipped, not loaded again."""
-    engine = FaultyEngine(MODELS)
-    async with OllamaServer(engine) as server:
-        plan = target_plan(server.url, models="loaded")
-        async with OllamaClient(plan) as asked:
-            assert await discover(plan, asked) == {}
-            await engine.other_client("qwen3:8b", tokens=1)
-            found = await discover(plan, asked)
+async def test_an_internal_error_is_logged_with_its_redacted_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """It is a bug of this program, whose report needs the traceback."""
 
-    assert [(pair.model, model.when_unloaded) for pair, model in found.items()] == [("qwen3:8b", "skip")]
+    class Broken(NoGpuMonitor):
+        async def watch(self, *_: object) -> Any:
+            raise RuntimeError("odd, said tok-51ns3cr3t")
+
+    async with OllamaServer(FaultyEngine([FAST])) as server:
+        plan = target_plan(server.url, model_plan(), headers={"X-Key": "tok-51ns3cr3t"})
+        store = StateStore()
+        target = Target(plan, Broken(), store, lambda *_: asyncio.sleep(0))
+        await target.start()
+        await target.probe(KEY)
+        await target.stop_checking()
+        await target.close()
+
+    [logged] = fields(caplog, "probe failed")
+    assert logged["reason"] is Reason.INTERNAL
+    assert "RuntimeError: odd" in logged["traceback"]
+    assert "51ns3cr3t" not in str(logged)
 
 
-async def test_a_model_that_appears_or_goes_is_followed(caplog: pytest.LogCaptureFixture) -> None:
-    """A new model is taken up at the next check, one that was removed loses its series."""
-    caplog.set_level(logging.DEBUG)
+async def test_an_unhandled_error_in_a_check_does_not_end_the_checks(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged with its traceback, and the next check comes."""
+    monkeypatch.setattr("exporter.probing.target.CHECK_SECONDS", 0)
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("odd")
+
+    async with OllamaServer(FaultyEngine([FAST])) as server:
+        target = Target(target_plan(server.url, models="installed"), NoGpuMonitor(), StateStore(), broken)
+        await target.start()
+        await until(lambda: len(fields(caplog, "unhandled error in check")) == 1)
+        await target.stop_checking()
+        await target.close()
+
+    assert "RuntimeError: odd" in fields(caplog, "unhandled error in check")[0]["traceback"]
+
+
+async def test_a_model_that_is_installed_or_removed_is_followed() -> None:
+    """A new model is probed from the next check on; one that was removed loses its state."""
     engine = FaultyEngine([FAST])
     async with (
         OllamaServer(engine) as server,
-        at_work(target_plan(server.url, models="installed")) as (target, metrics),
+        started(target_plan(server.url, models="installed")) as (target, store),
     ):
-        await until(lambda: list(target.models) == [PAIR])
+        await until(lambda: list(target.models) == [KEY])
         engine.installed = [*engine.installed, ScriptedModel("new")]
         await target.check()
-        assert list(target.models) == [PAIR, ModelKey("t", "new")]
+        assert list(target.models) == [KEY, ModelKey("t", "new")]
+        assert [state.key for state in store.models()] == [KEY, ModelKey("t", "new")]
         engine.installed = [ScriptedModel("new")]
         await target.check()
-        assert [row.pair.model for row in metrics.rows()] == ["new"]
+        assert list(target.models) == [ModelKey("t", "new")]
+        assert [state.key for state in store.models()] == [ModelKey("t", "new")]
 
 
-async def test_a_server_that_is_away_keeps_its_pairs() -> None:
+async def test_only_changes_are_reported() -> None:
+    """Each call names what was added and what was removed, and there is none if nothing changed."""
+    changes: list[tuple[list[str], list[str]]] = []
+
+    async def changed(target: Target, added: Mapping[ModelKey, ModelPlan], removed: Sequence[ModelKey]) -> None:
+        assert added.keys() <= target.models.keys()
+        changes.append(([key.model for key in added], [key.model for key in removed]))
+
+    engine = FaultyEngine([FAST])
+    async with OllamaServer(engine) as server:
+        target = Target(target_plan(server.url, models="installed"), NoGpuMonitor(), StateStore(), changed)
+        await target.check()
+        await target.check()
+        engine.installed = [ScriptedModel("new")]
+        await target.check()
+        await target.close()
+
+    assert changes == [(["llama3.1"], []), (["new"], ["llama3.1"])]
+
+
+async def test_a_server_that_is_away_keeps_its_models() -> None:
     """A dead server must show as failing, not as having no models."""
     server = OllamaServer(FaultyEngine([FAST]))
     url = await server.start()
-    async with at_work(target_plan(url, models="installed")) as (target, metrics):
-        await until(lambda: list(target.models) == [PAIR])
+    async with started(target_plan(url, models="installed")) as (target, store):
+        await until(lambda: list(target.models) == [KEY])
         await server.stop()
         await target.check()
-        await target.probe(PAIR)
+        await target.probe(KEY)
 
-        assert list(target.models) == [PAIR]
-        assert count(metrics, "up") == 0
-        assert count(metrics, "failures_total", reason=Reason.CONNECT) == 1
-
-
-async def until(condition: Any) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
+        assert list(target.models) == [KEY]
+        assert store.server_versions() == {"t": None}
+        assert state(store).failures[Reason.CONNECT] == 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+
+from aiohttp import web
 
 from exporter.gpu.base import GpuMonitor
 from exporter.gpu.none import NoGpuMonitor
@@ -31,7 +33,7 @@ def workload(**changes: Any) -> Workload:
 
 
 def model_plan(model: str = "llama3.1", **changes: Any) -> ModelPlan:
-    """Return a plan with short limits."""
+    """Return a plan with short timeouts."""
     fields: dict[str, Any] = {
         "model": model,
         "workload": workload(),
@@ -51,12 +53,26 @@ def target_plan(url: str, *models: ModelPlan, **changes: Any) -> TargetPlan:
 
 @contextlib.asynccontextmanager
 async def probing(url: str, gpus: GpuMonitor | None = None, **changes: Any) -> AsyncIterator[Prober]:
-    """Yield a prober on the server at `url`, and close its connections."""
+    """Yield a prober for the server at `url`, and close its connections at the end."""
     target = target_plan(url, **changes)
-    server = OllamaClient(target)
-    chain = ReferenceChain(target, server.auth)
+    client = OllamaClient(target)
+    chain = ReferenceChain(target, client.auth)
     try:
-        yield Prober(target, server, chain, gpus or NoGpuMonitor())
+        yield Prober(target, client, chain, gpus or NoGpuMonitor())
     finally:
         await chain.close()
-        await server.close()
+        await client.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """Yield the URL of a server that answers every request with `handler`."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield "http://{}:{}".format(*runner.addresses[0])
+    finally:
+        await runner.cleanup()
