@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from exporter import __version__
+from exporter.durations import Duration
 from exporter.errors import ExporterError, SettingsError
 from exporter.logs import configure_logging
 from exporter.plan import TargetPlan
 from exporter.settings import Settings, load_settings
-from exporter.settings.durations import Duration
 from exporter.settings.reference import FLAGS
 
 PROGRAM = "ollama-throughput-exporter"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__, cli
-from exporter.settings.durations import Duration
+from exporter.durations import Duration
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from exporter.durations import Duration
 from exporter.plan import ModelPlan, TargetPlan
 from exporter.settings.addresses import OLLAMA_PORT
-from exporter.settings.durations import Duration
 from exporter.settings.schema import Settings
 
 _RULES_INTERVAL = Duration(60), Duration(6 * 3600)

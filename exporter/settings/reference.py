@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from exporter.settings.durations import Duration
+from exporter.durations import Duration
 from exporter.settings.schema import ENVIRONMENT_PREFIX, Settings
 from exporter.settings.target_schema import ProbeSettings
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from exporter.durations import Duration
 from exporter.plan import TargetPlan
 from exporter.settings.addresses import parse_listen_address
-from exporter.settings.durations import Duration
 from exporter.settings.target_schema import DEFAULT_MODEL, STRICT, ProbeSettings, TargetSettings
 from exporter.settings.values import Interval, ListenAddresses, TelemetryPath, Whole, first_repeated, not_empty
 

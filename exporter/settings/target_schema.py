@@ -7,8 +7,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from exporter.durations import Duration
 from exporter.plan import Discovery, ModelPlan, TargetPlan, WhenUnloaded, Workload, model_label
-from exporter.settings.durations import Duration
 from exporter.settings.values import (
     CaFile,
     Headers,

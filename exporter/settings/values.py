@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SecretStr
 from pydantic_settings import NoDecode
 
+from exporter.durations import Duration
 from exporter.settings.addresses import ServerAddress, parse_listen_address, parse_url
-from exporter.settings.durations import Duration
 from exporter.settings.secret_files import check_ca_file, check_secret_file, check_token_file
 
 _Item = TypeVar("_Item")

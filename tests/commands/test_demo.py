@@ -18,9 +18,9 @@ from rich.console import Console
 from support.readings import FULL, PLAN
 
 from exporter.commands.demo import _introduce, _show_readings
+from exporter.durations import Duration
 from exporter.metrics.families import ProbeMetrics
 from exporter.plan import ModelKey
-from exporter.settings.durations import Duration
 
 GUARD_SECONDS = 90
 SNIPPET = "For prometheus.yml:\n"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.settings.durations import Duration
+from exporter.durations import Duration
 
 
 @pytest.mark.parametrize(
