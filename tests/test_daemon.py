@@ -16,9 +16,9 @@ from support.daemons import START_GUARD_SECONDS, STOP_GUARD_SECONDS, Running, da
 from support.faults import Fault, FaultKind
 from support.faulty_ollama import FaultyEngine
 
-from exporter.embedded.engine import Model
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
+from exporter.embedded.values import Model
 
 
 async def test_a_person_sees_a_number_within_seconds(tmp_path: Path) -> None:

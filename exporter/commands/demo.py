@@ -16,12 +16,13 @@ from rich.text import Text
 
 from exporter.commands.console import open_console, readings_table
 from exporter.daemon import Daemon
+from exporter.durations import Duration
 from exporter.embedded.llamacpp import LlamaCppEngine
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import OffloadingEngine, ScriptedModel
+from exporter.errors import ExporterError
 from exporter.logs import configure_logging
 from exporter.settings import load_settings
-from exporter.settings.durations import Duration
 
 RATE = 120.0
 """Tokens per second of the scripted GPU before its drop."""
@@ -52,8 +53,13 @@ async def _demonstrate(options: argparse.Namespace, drop_after: Duration) -> Non
             }
         ]
         if not options.no_real_model:
-            real_url = (await stack.enter_async_context(OllamaServer(LlamaCppEngine()))).url
-            targets.append({"name": "demo-cpu", "url": real_url, "num_predict": 64, "models": ["smollm2:135m"]})
+            try:
+                real = LlamaCppEngine()
+            except ExporterError as error:
+                console.print(Text(f"The demo runs without its real model. {error}"))
+            else:
+                real_url = (await stack.enter_async_context(OllamaServer(real))).url
+                targets.append({"name": "demo-cpu", "url": real_url, "num_predict": 64, "models": ["smollm2:135m"]})
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ollama-throughput-exporter-")))
         config_file = folder / "demo.yml"
         config_file.write_text(yaml.safe_dump({"interval": "15s", "targets": targets}))

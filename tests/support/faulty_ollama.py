@@ -16,8 +16,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from support.faults import Fault, FaultKind
 
-from exporter.embedded.engine import FOREVER, Ask, Line, Model, OllamaError, Runner, parse_keep_alive
+from exporter.embedded.engine import Runner
+from exporter.embedded.messages import LONGEST_NS, parse_keep_alive
 from exporter.embedded.scripted import CPU_RATE_SHARE, ScriptedEngine, ScriptedModel
+from exporter.embedded.values import GenerateRequest, Line, Model, OllamaError
 
 RUNNER_DIED = "an error was encountered while running the model: unexpected EOF"
 NO_MEMORY = "llama runner process has terminated: cudaMalloc failed: out of memory"
@@ -55,7 +57,7 @@ class FaultyEngine(ScriptedEngine):
         super().__init__(models, **scheduling)
         self._faults: list[Fault] = []
         self._applied: dict[int, set[Fault]] = {}
-        """The faults that were applied to a running request, by the id of its Ask."""
+        """The faults that were applied to a running request, by the id of its GenerateRequest."""
         self._other_clients: set[asyncio.Task[None]] = set()
 
     def inject(self, fault: Fault) -> Fault:
@@ -163,13 +165,13 @@ class FaultyEngine(ScriptedEngine):
             current = replace(current, capabilities=("embedding",))
         return current
 
-    async def before_token(self, ask: Ask, runner: Runner, index: int) -> None:
+    async def before_token(self, request: GenerateRequest, runner: Runner, index: int) -> None:
         """Apply the faults that delay or end the generation."""
         if not self._faults:
             return
         if self._is_dead(runner, index):
             raise OllamaError(500, RUNNER_DIED)
-        for fault in self._apply_once(ask, BEFORE_TOKEN, index):
+        for fault in self._apply_once(request, BEFORE_TOKEN, index):
             match fault.kind:
                 case FaultKind.BUSY:
                     self._start_other_client(fault)
@@ -178,31 +180,33 @@ class FaultyEngine(ScriptedEngine):
                 case _:
                     await fault.wait()
 
-    async def answer(self, ask: Ask, runner: Runner, loaded_at: float) -> AsyncGenerator[Line | bytes, None]:
+    async def answer(
+        self, request: GenerateRequest, runner: Runner, loaded_at: float
+    ) -> AsyncGenerator[Line | bytes, None]:
         """Yield the lines of the scripted answer as the faults change them."""
-        self._applied[id(ask)] = set()
+        self._applied[id(request)] = set()
         tokens = 0
         try:
-            async with aclosing(super().answer(ask, runner, loaded_at)) as lines:
+            async with aclosing(super().answer(request, runner, loaded_at)) as lines:
                 async for line in lines:
                     assert isinstance(line, dict)
                     if line["done"]:
-                        for final in self._distort(line, ask.model, tokens):
+                        for final in self._distort(line, request.model, tokens):
                             yield final
                         return
-                    for fault in self._apply_once(ask, IN_STREAM, tokens):
+                    for fault in self._apply_once(request, IN_STREAM, tokens):
                         for piece in _sent(fault):
                             yield piece
                         if fault.kind is FaultKind.NO_DONE:
                             return
-                    if trickle := self._active(FaultKind.TRICKLE, ask.model, tokens):
+                    if trickle := self._active(FaultKind.TRICKLE, request.model, tokens):
                         async for byte in _trickle(line, trickle.value(1)):
                             yield byte
                     else:
                         yield line
                     tokens += 1
         finally:
-            del self._applied[id(ask)]
+            del self._applied[id(request)]
 
     def _distort(self, final: Line, model: Model, tokens: int) -> Iterator[Line]:
         """Yield the final line or lines as the faults change them."""
@@ -214,7 +218,7 @@ class FaultyEngine(ScriptedEngine):
         if self._apply(FaultKind.NEGATIVE_DURATIONS, model, tokens):
             final |= {key: -final[key] for key in durations}
         if self._apply(FaultKind.ABSURD_DURATIONS, model, tokens):
-            final |= dict.fromkeys(durations, FOREVER)
+            final |= dict.fromkeys(durations, LONGEST_NS)
         if self._apply(FaultKind.NO_DURATIONS, model, tokens):
             final = {key: value for key, value in final.items() if key not in durations}
         yield final
@@ -243,16 +247,16 @@ class FaultyEngine(ScriptedEngine):
             fault.count()
         return fault
 
-    def _apply_once(self, ask: Ask, kinds: set[FaultKind], tokens: int) -> Iterator[Fault]:
+    def _apply_once(self, request: GenerateRequest, kinds: set[FaultKind], tokens: int) -> Iterator[Fault]:
         """Yield the active faults of these kinds that were not applied to this request before, and count them."""
-        applied = self._applied[id(ask)]
+        applied = self._applied[id(request)]
         for fault in [fault for fault in self._faults if fault.kind in kinds and fault not in applied]:
             elsewhere = {
                 FaultKind.STALL_IN_THE_MIDDLE: tokens == 0,
                 FaultKind.STALL_BEFORE_FIRST_TOKEN: tokens > 0,
                 FaultKind.BUSY: not fault.after_tokens,  # the other client started with the injection
             }
-            if not fault.path and not elsewhere.get(fault.kind) and _matches(fault, ask.model, tokens):
+            if not fault.path and not elsewhere.get(fault.kind) and _matches(fault, request.model, tokens):
                 applied.add(fault)
                 fault.count()
                 yield fault
