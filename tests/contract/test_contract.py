@@ -1,7 +1,7 @@
-"""The embedded server answers as real Ollamas (0.24 and 0.33) were recorded to: field by field, type by type.
+"""The embedded server answers like the recorded Ollama 0.24 and 0.33, field by field and type by type.
 
-The same checks run against a real Ollama where `OLLAMA_CONTRACT_URL` and `OLLAMA_CONTRACT_MODEL` are set: a small
-installed model that nobody else is using, for it is loaded, reloaded and unloaded.
+The same tests run against a real Ollama if `OLLAMA_CONTRACT_URL` and `OLLAMA_CONTRACT_MODEL` are set. The model must
+be installed, small and otherwise unused, because it is loaded, reloaded and unloaded.
 """
 
 import asyncio
@@ -31,16 +31,16 @@ RECORDINGS = [
 ]
 NAMES = list(RECORDINGS[-1])
 NEEDS_A_CRASH = "runner dies"
-LEFT_OUT = {"show": {"tensors"}}
-"""What the embedded server does not say, on purpose."""
+OMITTED = {"show": {"tensors"}}
+"""Fields that the embedded server does not send on purpose."""
 FREE_KEYS = {"model_info"}
 """Objects whose keys depend on the model."""
-MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9])?(Z|[+-]\d\d:\d\d)")
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9])?(Z|[+-]\d\d:\d\d)")
 HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class Subject(NamedTuple):
-    """A server to be checked."""
+    """A server under test."""
 
     http: httpx.AsyncClient
     model: str
@@ -49,7 +49,7 @@ class Subject(NamedTuple):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["scripted", "llamacpp", "ollama"])
 async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    """Each engine behind the embedded server, and a real Ollama where one is named."""
+    """Return the embedded server with each engine, and a real Ollama if one is configured."""
     if request.param == "ollama":
         url, model = os.environ.get("OLLAMA_CONTRACT_URL"), os.environ.get("OLLAMA_CONTRACT_MODEL")
         if not url or not model:
@@ -71,8 +71,8 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         yield Subject(http, engine.installed[0].name, embedded=True)
 
 
-async def ask(subject: Subject, exchange: dict[str, Any]) -> httpx.Response:
-    """Send a recorded request, with the subject's model in it."""
+async def send(subject: Subject, exchange: dict[str, Any]) -> httpx.Response:
+    """Send a recorded request for the subject's model."""
     body = exchange["request"]
     text = body if isinstance(body, str) else json.dumps(body)
     content = None if body is None else text.replace("$MODEL", subject.model).encode()
@@ -90,14 +90,14 @@ async def generate(subject: Subject, **fields: Any) -> dict[str, Any]:
 
 
 async def until_loaded(subject: Subject, *, wanted: bool) -> None:
-    """Ask until the model is listed, or is not."""
+    """Poll until the model is loaded, or unloaded."""
     async with asyncio.timeout(60):
         while (await loaded(subject) is not None) is not wanted:
             await asyncio.sleep(0.02)
 
 
 async def unload(subject: Subject) -> None:
-    """Unload the model and wait until it is gone."""
+    """Unload the model and wait until it is unloaded."""
     await generate(subject, prompt="", keep_alive=0)
     await until_loaded(subject, wanted=False)
 
@@ -109,17 +109,17 @@ async def loaded(subject: Subject) -> dict[str, Any] | None:
 
 
 def kind(value: Any) -> str:
-    """Return what sort of value this is."""
+    """Return the type of a value."""
     if isinstance(value, str):
-        return "moment" if MOMENT.fullmatch(value) else "hex" if HEX.fullmatch(value) else "text"
+        return "timestamp" if TIMESTAMP.fullmatch(value) else "hex" if HEX.fullmatch(value) else "text"
     return "number" if isinstance(value, float | int) and not isinstance(value, bool) else type(value).__name__
 
 
 def differences(actual: Any, recorded: list[Any], *, strict: bool, where: str = "") -> list[str]:
-    """Return how a value's shape departs from the recorded ones.
+    """Return the differences between a value's shape and the recorded ones.
 
-    A field that every recording has must be there. Where `strict`, one that none has must not be: what Ollama leaves
-    out when it is zero is left out.
+    A field that every recording has must be present. If `strict`, a field that none has must be absent: Ollama omits
+    values that are zero.
     """
     kinds = {kind(value) for value in recorded}
     if kind(actual) not in kinds:
@@ -129,7 +129,7 @@ def differences(actual: Any, recorded: list[Any], *, strict: bool, where: str = 
         return [line for item in actual for line in differences(item, items, strict=strict, where=f"{where}[]")]
     if not isinstance(actual, dict) or where.rpartition(".")[2] in FREE_KEYS:
         return []
-    required = set.intersection(*(set(value) for value in recorded)) - LEFT_OUT.get(where.partition(".")[0], set())
+    required = set.intersection(*(set(value) for value in recorded)) - OMITTED.get(where.partition(".")[0], set())
     allowed = set.union(*(set(value) for value in recorded))
     found = [f"{where}.{key}: missing" for key in sorted(required - set(actual))]
     found += [f"{where}.{key}: never recorded" for key in sorted(set(actual) - allowed) if strict]
@@ -140,8 +140,8 @@ def differences(actual: Any, recorded: list[Any], *, strict: bool, where: str = 
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != NEEDS_A_CRASH])
-async def test_each_answer_has_the_recorded_shape(subject: Subject, name: str) -> None:
-    """Status, content type, and each field's presence and type are as recorded; an error is so to the letter."""
+async def test_answers_have_the_recorded_shape(subject: Subject, name: str) -> None:
+    """So are status and content type; the text of an error is identical."""
     recorded = [recording[name] for recording in RECORDINGS if name in recording]
     if name == "ps empty":
         await unload(subject)
@@ -151,7 +151,7 @@ async def test_each_answer_has_the_recorded_shape(subject: Subject, name: str) -
         shown = await subject.http.post("/api/show", json={"model": subject.model})
         if "thinking" in shown.json().get("capabilities", []):
             pytest.skip(f"{subject.model} thinks")
-    answer = await ask(subject, recorded[-1])
+    answer = await send(subject, recorded[-1])
     assert answer.status_code in {exchange["status"] for exchange in recorded}, answer.text
     assert answer.headers["content-type"] in {exchange["content_type"] for exchange in recorded}
     if "json" not in answer.headers["content-type"]:
@@ -166,23 +166,23 @@ async def test_each_answer_has_the_recorded_shape(subject: Subject, name: str) -
         found = differences(lines[index], like, strict=subject.embedded, where=name)
         assert not found, f"{part} line {lines[index]}"
     if subject.embedded and name in {"stream", "whole", "raw", "think false", "unknown option"}:
-        assert len(lines) == recorded[-1]["count"], "one token a line, and one that is done"
+        assert len(lines) == recorded[-1]["count"], "one line per token and the final one"
 
 
 @pytest.mark.parametrize("path", ["/", "/api/version", "/api/tags"])
-async def test_head_answers_where_ollama_answers_it(subject: Subject, path: str) -> None:
-    """HEAD tells that a server is there, without a body."""
+async def test_head_is_answered_where_ollama_does(subject: Subject, path: str) -> None:
+    """Status 200 without a body."""
     answer = await subject.http.head(path)
     assert (answer.status_code, answer.content) == (200, b"")
 
 
 async def test_head_is_refused_elsewhere(subject: Subject) -> None:
-    """`/api/ps` knows GET alone."""
+    """`/api/ps` accepts only GET."""
     assert (await subject.http.head("/api/ps")).status_code == 405
 
 
-async def test_numbers_of_the_final_line_agree(subject: Subject) -> None:
-    """The parts do not exceed the whole, counts are those that were asked for, and raw leaves the template out."""
+async def test_numbers_of_the_final_line_are_consistent(subject: Subject) -> None:
+    """Durations do not exceed the total, counts are as requested, and a raw prompt has no template."""
     answer = await generate(subject, more={"num_predict": 16})
     parts = ("load_duration", "prompt_eval_duration", "eval_duration")
     assert sum(answer[part] for part in parts) <= answer["total_duration"]
@@ -190,11 +190,11 @@ async def test_numbers_of_the_final_line_agree(subject: Subject) -> None:
     assert answer["done_reason"] == "length"
     raw = await generate(subject, raw=True)
     assert raw["prompt_eval_count"] < answer["prompt_eval_count"]
-    assert (await generate(subject, more={"num_predict": 1}))["eval_duration"] >= 1000, "never 0: it would be left out"
+    assert (await generate(subject, more={"num_predict": 1}))["eval_duration"] >= 1000, "0 would be omitted"
 
 
-async def test_num_ctx_decides_about_a_reload(subject: Subject) -> None:
-    """Its own context length leaves a loaded model alone; another, or none after another, loads it anew."""
+async def test_another_num_ctx_reloads_the_model(subject: Subject) -> None:
+    """The current context length does not; another one does, and so does none after an explicit one."""
     await generate(subject)
     own = (await loaded(subject) or {})["context_length"]
     warm = await generate(subject, more={"num_ctx": own})
@@ -206,8 +206,8 @@ async def test_num_ctx_decides_about_a_reload(subject: Subject) -> None:
     assert (await loaded(subject) or {})["context_length"] == own
 
 
-async def test_a_probe_without_keep_alive_leaves_a_users_alone(subject: Subject) -> None:
-    """`47m` stays and is re-armed by each request that sends nothing; `3m` overwrites it."""
+async def test_a_request_without_keep_alive_keeps_the_previous_one(subject: Subject) -> None:
+    """`47m` is kept and re-armed by each request without keep_alive; `3m` replaces it."""
 
     async def minutes() -> int:
         await asyncio.sleep(0.2)
@@ -222,8 +222,8 @@ async def test_a_probe_without_keep_alive_leaves_a_users_alone(subject: Subject)
     assert await minutes() == 3
 
 
-async def test_unloading_lets_a_running_request_finish(subject: Subject) -> None:
-    """`keep_alive: 0` is answered at once, the running answer ends whole, then the model goes."""
+async def test_unloading_waits_for_a_running_request(subject: Subject) -> None:
+    """`keep_alive: 0` is answered at once. The running answer is complete, then the model is unloaded."""
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(generate(subject, more={"num_predict": 48}))
         await until_loaded(subject, wanted=True)
@@ -236,8 +236,8 @@ async def test_unloading_lets_a_running_request_finish(subject: Subject) -> None
     assert await loaded(subject) is None
 
 
-async def test_waiting_for_the_slot_is_in_the_total_alone(subject: Subject) -> None:
-    """With one slot, the second of two shows its wait as total - load - prefill - decode, and the first does not."""
+async def test_only_the_total_includes_the_wait_for_the_slot(subject: Subject) -> None:
+    """With one slot, the second of two requests waits for total - load - prefill - decode; the first does not."""
     await generate(subject)
     async with asyncio.TaskGroup() as tasks:
         first = tasks.create_task(generate(subject, more={"num_predict": 48}))
@@ -252,11 +252,11 @@ async def test_waiting_for_the_slot_is_in_the_total_alone(subject: Subject) -> N
 
 
 async def test_a_closed_connection_frees_the_slot(subject: Subject) -> None:
-    """A client that goes in the middle of a long answer does not keep the next one waiting for its end."""
+    """The next request does not wait for the end of a long answer whose client disconnected."""
     body = {"model": subject.model, "prompt": "A long tale", "options": {"num_predict": 4000, "num_ctx": 4096}}
     async with subject.http.stream("POST", "/api/generate", json=body) as answer:
         await anext(answer.aiter_lines())
     began = time.monotonic()
     following = await generate(subject, more={"num_ctx": 4096})
-    spent = following["eval_duration"] + following["prompt_eval_duration"]
-    assert time.monotonic() - began - spent / 1e9 < 1.5
+    busy_ns = following["eval_duration"] + following["prompt_eval_duration"]
+    assert time.monotonic() - began - busy_ns / 1e9 < 1.5

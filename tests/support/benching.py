@@ -1,4 +1,4 @@
-"""What the programs of tests/bench share: a scripted server in a process of its own, and lines with a bar."""
+"""What the programs in tests/bench share: a scripted server in another process, and the lines that they print."""
 # ruff: noqa: T201 - they print their figures
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ PREFILL_SECONDS = 0.2
 
 
 def model(tokens_per_second: float, length: int = 100_000) -> ScriptedModel:
-    """Return a model of this pace that hardly ever ends by itself."""
+    """Return a model with this rate, whose answers are longer than any benchmark asks for."""
     return ScriptedModel(
         tokens_per_second=tokens_per_second, length=length, prefill_seconds=PREFILL_SECONDS, load_seconds=0
     )
 
 
 def plan(tokens: int) -> ModelPlan:
-    """Return how so many tokens are asked for."""
+    """Return a plan of a probe with this number of tokens."""
     return replace(model_plan(), workload=workload(num_predict=tokens), timeout_seconds=120)
 
 
 @contextlib.contextmanager
 def server(models: Sequence[ScriptedModel], num_parallel: int = 1) -> Iterator[str]:
-    """Run a scripted server in a process of its own, which shares no interpreter with what is measured; its URL."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, models, num_parallel))
+    """Run a scripted server in another process, so that it does not disturb what is measured, and yield its URL."""
+    control, remote_control = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(remote_control, models, num_parallel))
     process.start()
     try:
-        yield ours.recv()
+        yield control.recv()
     finally:
-        ours.send("end")
+        control.send("end")
         process.join(5)
         process.kill()
 
@@ -58,23 +58,23 @@ def _serve(control: Connection, models: Sequence[ScriptedModel], num_parallel: i
 
 
 def resident_mb(process: int | str = "self") -> float:
-    """Return a process's resident memory."""
+    """Return the resident memory of a process, in MB."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def cpu_seconds(process: int | str = "self") -> float:
-    """Return the CPU time that a process has taken."""
+    """Return the CPU time that a process has used, in seconds."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def title(text: str) -> None:
-    """Print what the lines below are about."""
+    """Print the title of the lines below."""
     print(f"\n{text}")
 
 
 def line(what: str, values: Sequence[float], unit: str, bar: float, note: str = "") -> None:
-    """Print the median and the worst of some values beside their bar. Values and bar are magnitudes."""
+    """Print the median and the maximum of some values, and their bar. All are magnitudes: smaller is better."""
     middle = median(values)
     shown = f"{middle:.4g}{unit}" + (f" (worst {max(values):.4g})" if len(values) > 1 else "")
     print(f"  {what:46}{shown:>28}   bar {f'{bar:g}{unit}':9}{'ok' if middle <= bar else 'OVER'}  {note}".rstrip())
