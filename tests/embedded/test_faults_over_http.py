@@ -12,6 +12,7 @@ from support.faulty_ollama import FaultyEngine
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
 
+BODY = {"model": "llama3.1", "prompt": "Why?", "options": {"num_predict": 24}}
 COMPLETE = dict.fromkeys(
     (
         FaultKind.SLOW,
@@ -71,8 +72,7 @@ async def connected() -> AsyncIterator[tuple[FaultyEngine, httpx.AsyncClient]]:
 
 async def post(client: httpx.AsyncClient) -> tuple[int, list[str]]:
     """Generate 24 tokens; return the status and the lines."""
-    body = {"model": "llama3.1", "prompt": "Why?", "options": {"num_predict": 24}}
-    answer = await client.post("/api/generate", json=body)
+    answer = await client.post("/api/generate", json=BODY)
     return answer.status_code, answer.text.splitlines()
 
 
@@ -121,11 +121,13 @@ async def test_faults_that_refuse_the_request(
 async def test_faults_that_break_the_connection(
     connected: tuple[FaultyEngine, httpx.AsyncClient], kind: FaultKind, after_tokens: int
 ) -> None:
-    """A reset and a half-closed connection are two different errors to a client."""
+    """After status 200, a reset and a half-closed connection are two different errors to a client."""
     engine, client = connected
     fault = engine.inject(Fault(kind, after_tokens=after_tokens))
-    with pytest.raises(BROKEN[kind]):
-        await post(client)
+    async with client.stream("POST", "/api/generate", json=BODY) as answer:
+        assert answer.status_code == 200
+        with pytest.raises(BROKEN[kind]):
+            await answer.aread()
     fault.end()
     assert (await post(client))[0] == 200
 
@@ -167,3 +169,11 @@ async def test_a_stall_of_one_path(connected: tuple[FaultyEngine, httpx.AsyncCli
     assert not request.done()
     fault.end()
     assert (await request).status_code == 200
+
+
+async def test_an_error_line_can_be_the_first(connected: tuple[FaultyEngine, httpx.AsyncClient]) -> None:
+    """The status is 200 although no token was sent."""
+    engine, client = connected
+    engine.inject(Fault(FaultKind.ERROR_LINE, text="gone"))
+    status, lines = await post(client)
+    assert (status, [json.loads(line) for line in lines]) == (200, [{"error": "gone"}])
