@@ -104,7 +104,7 @@ def demo_clock(interval: float) -> Clock:
 def format_duration(seconds: float) -> str:
     """Return seconds as a PromQL duration in the largest unit that divides them.
 
-    Not `exporter.settings.durations`: the generator runs without the exporter's dependencies, and PromQL takes no
+    Not `exporter.durations`: the generator runs without the exporter's dependencies, and PromQL takes no
     fractions such as Go's `1.5s`. Source: https://prometheus.io/docs/prometheus/latest/querying/basics/
     """
     milliseconds = round(seconds * 1000)
