@@ -1,4 +1,8 @@
-"""Durations as Go writes them: `30s`, `5m`, `1h30m`, `1.5h`, `500ms`."""
+"""Durations as Go writes them: `30s`, `5m`, `1h30m`, `1.5h`, `500ms`.
+
+They are parsed here because Prometheus and Ollama are configured with Go durations, and Python's standard library has
+no parser for them.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +20,30 @@ _UNITS = {
     "ns": Fraction(1, 10**9),
 }
 _PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(" + "|".join(sorted(_UNITS, key=len, reverse=True)) + ")")
-_LONGEST_SECONDS = Fraction(2**63 - 1, 10**9)
-_REMEDY = "write a number and a unit, as in 30s, 5m or 1h30m"
+_MAX_SECONDS = Fraction(2**63 - 1, 10**9)
+_REMEDY = "Write a number with a unit, for example 30s, 5m or 1h30m."
 
 
 class Duration(float):
-    """A length of time in seconds that reads as Go writes it: `str(Duration(5400))` is `1h30m`."""
+    """A length of time in seconds. Its text is a Go duration: `str(Duration(5400))` is `1h30m`."""
 
     __slots__ = ()
 
     @classmethod
     def parse(cls, text: object) -> Duration:
-        """Return the duration that a text says, by the grammar of Go's `time.ParseDuration` without a sign.
+        """Return the duration of a text in the grammar of Go's `time.ParseDuration`, without a sign.
 
-        Raises ValueError, whose text says what to write instead.
+        Raises ValueError. Its text is the problem, then the remedy as a sentence.
         """
         if isinstance(text, cls):
             return text
         if isinstance(text, int | float) and not isinstance(text, bool):
-            raise ValueError(f"a number without a unit: {_REMEDY}")  # noqa: TRY004 - pydantic collects ValueErrors
+            raise ValueError(f"number without a unit. {_REMEDY}")  # noqa: TRY004 - pydantic collects ValueErrors
         if not isinstance(text, str) or not re.fullmatch(f"(?:{_PART.pattern})+", text.strip(), re.ASCII):
-            raise ValueError(f"not a duration: {_REMEDY}")
+            raise ValueError(f"not a duration. {_REMEDY}")
         seconds = sum((Fraction(number) * _UNITS[unit] for number, unit in _PART.findall(text)), Fraction())
-        if seconds > _LONGEST_SECONDS:
-            raise ValueError("longer than 292 years, the longest that Go knows: write a shorter one")
+        if seconds > _MAX_SECONDS:
+            raise ValueError("longer than 292 years, the maximum of a Go duration. Write a shorter duration.")
         return cls(seconds)
 
     def __str__(self) -> str:

@@ -49,7 +49,7 @@ async def test_it_asks_the_same_and_gets_the_same_words(capsys: pytest.CaptureFi
         server.requests.clear()
         answer = json.loads(await run("-m", "exporter", "probe", "--reference", "--json", "--url", server.url))
         [ours] = [request.body for request in server.requests if request.path == "/api/generate"]
-        targets = load_settings(config_file=None, flags={"url": server.url}, environ={}).plans()
+        targets = load_settings(config_file=None, flags={"url": server.url}).plans()
         assert await probe(targets, reference=True, as_json=False, console=open_console()) == 0
     shown = capsys.readouterr().out
 

@@ -80,7 +80,7 @@ def _read(path: Path, read: Callable[[Path], str]) -> str:
             Reason.DENIED, f"{path}: {error.strerror}", "Make the secret file readable for the user of this program."
         ) from error
     except ValueError as error:
-        problem = str(error).partition(":")[0]
+        problem = str(error).partition(". ")[0]
         raise ProbeError(Reason.DENIED, f"{path}: {problem}", "Write only the secret into the file.") from None
 
 

@@ -1,6 +1,6 @@
-"""What a user may write, and what it means: flags, environment, YAML file."""
+"""The configuration: its schema, and loading it from flags, environment and YAML file."""
 
+from exporter.settings.loading import load_settings
 from exporter.settings.schema import Settings
-from exporter.settings.sources import load_settings
 
 __all__ = ["Settings", "load_settings"]

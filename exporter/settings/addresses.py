@@ -1,4 +1,7 @@
-"""Addresses a user writes: an Ollama server's URL, `OLLAMA_HOST`, and where to listen."""
+"""Addresses that a user writes: the URL of an Ollama server, `OLLAMA_HOST`, and addresses to listen on.
+
+The text of every ValueError is the problem, then the remedy as a sentence.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +19,27 @@ _MAX_PORT = 65535
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerAddress:
-    """Where an Ollama server is, and who asks."""
+    """The address of an Ollama server, and the credentials in its URL."""
 
     url: str
-    """Scheme, host, port and perhaps a path; no user info and no trailing slash."""
+    """Scheme, host, port and optional path, without user info and trailing slash."""
     host: str
     """Name or IP address, without brackets."""
     port: int
     port_written: bool
-    """Whether the user wrote the port; else it is the scheme's own."""
+    """Whether the user wrote the port. If not, it is the default of the scheme."""
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
 
     @property
     def default_name(self) -> str:
-        """Host and port, with this machine's host name in place of a loopback address, which says nothing elsewhere."""
+        """Host and port. This machine's host name replaces a loopback address, which is the same on every machine."""
         host = socket.gethostname() if _is_loopback(self.host) else self.host
         return f"{_bracketed(host)}:{self.port}"
 
     @property
     def is_local(self) -> bool:
-        """Whether the host is loopback, this machine's host name, or one of its own addresses. Asks no name server."""
+        """Whether the host is loopback, this machine's host name, or one of its addresses. No name is resolved."""
         if _is_loopback(self.host):
             return True
         address = _ip_address(self.host)
@@ -53,31 +56,33 @@ class ServerAddress:
 
 
 def parse_url(text: str) -> ServerAddress:
-    """Return the address that a configured URL means: `http://gpu-a:11434`, or `gpu-a:11434` for short.
+    """Return the address of a configured URL: `http://gpu-a:11434`, or `gpu-a:11434` for short.
 
-    What the Ollama client would silently read as localhost is refused (a name without scheme and port, another scheme,
-    an unusable port). Raises ValueError, whose text says what to write and never repeats the URL, which may hold a
+    Raises ValueError for an invalid URL, and for one that the Ollama client would silently read as localhost: a name
+    without scheme and port, another scheme, an unusable port. Its text does not repeat the URL, which may hold a
     password.
     """
     scheme, separator, rest = text.partition("://")
     if not separator:
         if not re.search(r":[0-9]+(/|$)", text):
-            raise ValueError(f"neither scheme nor port: write it as http://HOST:{OLLAMA_PORT}")
+            raise ValueError(f"URL without scheme and port. Write http://HOST:{OLLAMA_PORT}.")
         scheme, rest = "http", text
     scheme = scheme.lower()
     if scheme not in _DEFAULT_PORTS:
-        raise ValueError(f"not a scheme that Ollama speaks: write http://HOST:{OLLAMA_PORT} or https://HOST")
+        raise ValueError(f"URL scheme is not http or https. Write http://HOST:{OLLAMA_PORT} or https://HOST.")
     if not rest.isprintable() or " " in rest or "\\" in rest:
-        raise ValueError("a blank, a backslash or a control character in a URL: remove it, or write it as %XX")
+        raise ValueError("space, backslash or control character in URL. Remove it, or encode it as %XX.")
     netloc, slash, path = rest.partition("/")
     if any(mark in rest for mark in "?#"):
-        raise ValueError("a URL with ? or #: leave the query out; in a password write %3F or %23")
+        raise ValueError("URL contains ? or #. Remove the query; in a password, write %3F or %23.")
     userinfo, at, hostport = netloc.rpartition("@")
     if "@" in path:
-        raise ValueError("an @ after a slash: in a password write %2F for the slash; in a path write %40 for the @")
+        raise ValueError(
+            "@ after a slash in URL. In a password, write %2F for the slash; in a path, write %40 for the @."
+        )
     username, _, password = userinfo.partition(":")
     if at and not username:
-        raise ValueError("an @ without a user name before it: write http://USER:PASSWORD@HOST:PORT, or remove it")
+        raise ValueError("@ without a user name in URL. Write http://USER:PASSWORD@HOST:PORT, or remove the @.")
     host, port = _parse_hostport(scheme, hostport)
     path = f"{slash}{path}".rstrip("/")
     return ServerAddress(
@@ -97,21 +102,27 @@ def _parse_hostport(scheme: str, hostport: str) -> tuple[str, int | None]:
         host, port = split.hostname or "", split.port
     except ValueError:
         raise ValueError(
-            "not a host and a port from 1 to 65535: write http://HOST:PORT, an IPv6 address in brackets"
+            "invalid host or port in URL. Write http://HOST:PORT, with a port from 1 to 65535 and an IPv6 address in"
+            " brackets."
         ) from None
     if not host or port == 0 or hostport.endswith(":"):
-        what = "no host" if not host else "no usable port"
-        raise ValueError(f"{what}: write it as http://HOST:{OLLAMA_PORT}")
+        missing = "host" if not host else "valid port"
+        raise ValueError(f"URL without a {missing}. Write http://HOST:{OLLAMA_PORT}.")
+    _check_host_name(host)
+    return _CONNECTABLE.get(host, host), port
+
+
+def _check_host_name(host: str) -> None:
+    """Raise ValueError unless a host is an IP address or a name that can be resolved."""
     if _ip_address(host) is None:
         try:
             host.encode("idna")
         except UnicodeError:
-            raise ValueError("not a host name: a part of it is empty or over 63 characters long; correct it") from None
-    return _CONNECTABLE.get(host, host), port
+            raise ValueError("invalid host name. No part of it may be empty or longer than 63 characters.") from None
 
 
 def redact_url(text: str) -> str:
-    """Return a URL, well-formed or not, without what may be a secret: user info, query, fragment."""
+    """Return a URL, valid or not, without the parts that may be secret: user info, query, fragment."""
     scheme, separator, rest = text.rpartition("://") if text.count("://") == 1 else ("", "", text)
     if "@" in rest:
         rest = "***@" + rest.rpartition("@")[2]
@@ -119,11 +130,10 @@ def redact_url(text: str) -> str:
 
 
 def ollama_host_url(value: str) -> str:
-    """Return the URL to connect to that `OLLAMA_HOST` means, read as Ollama reads it.
+    """Return the URL to connect to for a value of `OLLAMA_HOST`, parsed as Ollama does (`envconfig.Host`).
 
-    Quotes and blanks around it go; the scheme is http unless said; the host is 127.0.0.1 unless said; the port is
-    11434, or 80 and 443 after a written http:// and https://, also where the port is no port. The path is kept.
-    (Ollama's envconfig.Host.)
+    Surrounding quotes and spaces are removed. Defaults: http, 127.0.0.1, and port 11434, or 80 and 443 after a written
+    http:// and https://. An invalid port is replaced by the default. The path is kept.
     """
     text = value.strip().strip("\"'").strip()
     scheme, separator, rest = text.partition("://")
@@ -145,15 +155,17 @@ def ollama_host_url(value: str) -> str:
 
 
 def parse_listen_address(text: str) -> tuple[str, int]:
-    """Return host and port of `:10434`, `127.0.0.1:10434` or `[::1]:10434`; the host is empty where all are meant.
+    """Return host and port of `:10434`, `127.0.0.1:10434` or `[::1]:10434`. An empty host means all addresses.
 
-    Raises ValueError, whose text says what to write instead.
+    Raises ValueError.
     """
     match = re.fullmatch(r"(?:\[(?P<ipv6>.*)\]|(?P<host>[\w.-]*)):(?P<port>[0-9]{1,5})", text, re.ASCII)
     if match is None or int(match["port"]) > _MAX_PORT:
-        raise ValueError("not an address to listen on: write :10434, 127.0.0.1:10434 or [::1]:10434")
+        raise ValueError("not a listen address. Write :10434, 127.0.0.1:10434 or [::1]:10434.")
     if match["ipv6"] is not None and not isinstance(_ip_address(match["ipv6"]), ipaddress.IPv6Address):
-        raise ValueError("not an IPv6 address between the brackets: write [::1]:10434, or [::]:10434 for all")
+        raise ValueError("not an IPv6 address in brackets. Write [::1]:10434, or [::]:10434 for all addresses.")
+    if match["host"]:
+        _check_host_name(match["host"])
     return match["host"] or match["ipv6"] or "", int(match["port"])
 
 

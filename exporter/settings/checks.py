@@ -1,111 +1,111 @@
-"""What is allowed but hardly meant: the warnings of `check-config`."""
+"""The warnings of `check-config`: settings that are valid, but probably not what the user wants."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 
 from exporter.durations import Duration
 from exporter.plan import ModelPlan, TargetPlan
 from exporter.settings.addresses import OLLAMA_PORT
 from exporter.settings.schema import Settings
 
-_RULES_INTERVAL = Duration(60), Duration(6 * 3600)
-_LIKELY_TOKENS_PER_SECOND = 50.0
-"""Where no rate is expected: about that of an 8B model on the card that the reference program's figures come from."""
-_LIKELY_TOKENS = 1000
-"""Where the model is left to end by itself."""
+_INTERVALS_OF_RULES = Duration(60), Duration(6 * 3600)
+_TYPICAL_TOKENS_PER_SECOND = 50.0
+"""Used for a model without an expected rate: about that of an 8B model on an RTX 3090."""
+_TYPICAL_TOKENS = 1000
+"""Used for a model that decides when to stop."""
 
 
 def warnings(settings: Settings) -> list[str]:
-    """Return what a user should know about settings that are valid, a sentence each, remedy included."""
+    """Return the warnings for valid settings: the target or key, the problem and the remedy, in one line each.
+
+    Whether probes fit into their interval is decided by the time that they typically take, not by their timeouts.
+    """
     plans = settings.plans()
-    found = [*_addresses(settings), *_everything(plans, settings.max_concurrent_probes)]
-    names: dict[str, list[str]] = {}
+    found = [*_targets(settings), *_concurrency(plans, settings.max_concurrent_probes)]
+    names: dict[str, list[str]] = defaultdict(list)
     for target in plans:
         for text in _target(target):
-            names.setdefault(text, []).append(target.name)
+            names[text].append(target.name)
     for text, (first, *others) in names.items():
         which = f"target {first!r} and {len(others)} more" if others else f"target {first!r}"
         found.append(f"{which}: {text}")
     return found
 
 
-def _addresses(settings: Settings) -> Iterator[str]:
+def _targets(settings: Settings) -> Iterator[str]:
+    if settings.config_file and "targets" not in settings.model_fields_set:
+        yield (
+            f"no targets are configured, so {settings.targets[0].url.url} is probed. Add `targets` to the configuration"
+            " file."
+        )
+    names: dict[str, list[str]] = defaultdict(list)
     for target in settings.targets:
         address = target.url
+        names[address.url].append(target.label)
         if address.url.startswith("http:") and not address.port_written:
             yield (
-                f"target {target.label!r}: its url has no port, so that http's own, 80, is used; Ollama listens on"
-                f" {OLLAMA_PORT} unless told otherwise: write the port"
+                f"target {target.label!r}: url has no port, so port 80 is used; Ollama's default port is"
+                f" {OLLAMA_PORT}. Add the port to url."
             )
-    counts = Counter(target.url.url for target in settings.targets)
-    for url, count in counts.items():
-        if count > 1:
+    for url, same in names.items():
+        if len(same) > 1:
             yield (
-                f"{count} targets have the url {url}: their probes can run at the same time and would measure each"
-                " other: make them one target"
+                f"{len(same)} targets have the URL {url}, so their probes may run at the same time and slow each other"
+                " down. Combine them into one target."
             )
 
 
-def _everything(plans: tuple[TargetPlan, ...], max_concurrent_probes: int) -> Iterator[str]:
-    shares = [sum(_likely_seconds(model) / model.interval_seconds for model in _listed(target)) for target in plans]
-    if len(plans) > 1 and max(shares) <= 1 and sum(shares) > max_concurrent_probes:
+def _concurrency(plans: tuple[TargetPlan, ...], max_concurrent_probes: int) -> Iterator[str]:
+    loads = [_load(_models(target)) for target in plans]
+    if len(plans) > 1 and max(loads) <= 1 and sum(loads) > max_concurrent_probes:
         yield (
-            f"all targets together likely need {sum(shares):.1f} probes at a time, and max_concurrent_probes is"
-            f" {max_concurrent_probes}: raise it, or lengthen the intervals; late runs are counted as skipped"
+            f"max_concurrent_probes is too low ({max_concurrent_probes}): all targets together need about"
+            f" {sum(loads):.1f} probes at a time, so some will be skipped. Raise it, or lengthen the intervals."
         )
 
 
 def _target(target: TargetPlan) -> Iterator[str]:
-    models = _listed(target)
-    if likely := _overload(models, _likely_seconds):
+    models = _models(target)
+    load = _load(models)
+    if load > 1:
+        shortest = min(model.interval_seconds for model in models)
         yield (
-            f"its probes likely do not fit in their interval: {likely} of probing: lengthen the interval, list fewer"
-            " models or lower num_predict; late runs are counted as skipped"
-        )
-    elif worst := _overload(models, _worst_seconds):
-        yield (
-            f"if each of its probes ran into its deadlines, they would not fit in their interval: {worst} of probing,"
-            " loading included: lengthen the interval, or shorten timeout or load_timeout; late runs are counted as"
-            " skipped"
+            f"its probes take about {Duration(round(load * shortest))} in each {Duration(shortest)}, so some will be"
+            " skipped. Lengthen interval, configure fewer models, or lower num_predict."
         )
     for model in models:
-        if model.expected_decode_tokens_per_second and _likely_seconds(model) > model.timeout_seconds:
+        if model.expected_decode_tokens_per_second and _typical_seconds(model) > model.timeout_seconds:
             yield (
-                f"{model.model!r} likely needs {Duration(round(_likely_seconds(model)))} for its answer, and its"
-                f" timeout is {Duration(model.timeout_seconds)}: its readings would be truncated: lengthen timeout, or"
-                " lower num_predict"
+                f"model {model.model!r} needs about {Duration(round(_typical_seconds(model)))} for its answer, which is"
+                f" longer than timeout ({Duration(model.timeout_seconds)}). Raise timeout, or lower num_predict."
             )
-    shortest, longest = _RULES_INTERVAL
-    if outside := {model.interval_seconds for model in models if not shortest <= model.interval_seconds <= longest}:
+    shortest_of_rules, longest_of_rules = _INTERVALS_OF_RULES
+    outside = {m.interval_seconds for m in models if not shortest_of_rules <= m.interval_seconds <= longest_of_rules}
+    if outside:
+        intervals = ", ".join(str(Duration(interval)) for interval in sorted(outside))
         yield (
-            f"the shipped alert rules serve intervals from {shortest} to {longest}, and it has"
-            f" {', '.join(str(Duration(interval)) for interval in sorted(outside))}: adapt the rules, or the interval"
+            f"interval is outside of what the alert rules support, {shortest_of_rules} to {longest_of_rules}"
+            f" ({intervals}). Change interval, or adapt the rules."
         )
     if target.models == "installed" and target.defaults.when_unloaded == "load":
         yield (
-            "with `installed` and `load`, every installed model is loaded in turn, which evicts the models in use:"
-            " write when_unloaded: borrow"
+            "`models: installed` with `when_unloaded: load` loads every installed model in turn and evicts models that"
+            " are in use. Set when_unloaded: borrow."
         )
 
 
-def _listed(target: TargetPlan) -> tuple[ModelPlan, ...]:
-    """Return the plans known before the server was asked; one stands for those that discovery will find."""
+def _models(target: TargetPlan) -> tuple[ModelPlan, ...]:
+    """Return the plans of a target's models. One plan stands for all discovered models."""
     return (target.defaults,) if isinstance(target.models, str) else target.models
 
 
-def _overload(models: tuple[ModelPlan, ...], seconds: Callable[[ModelPlan], float]) -> str:
-    """Return in words how much probing the models ask for, where it is more time than there is, else nothing."""
-    share = sum(seconds(model) / model.interval_seconds for model in models)
-    shortest = min(model.interval_seconds for model in models)
-    return f"each {Duration(shortest)} holds {Duration(round(share * shortest))}" if share > 1 else ""
+def _load(models: tuple[ModelPlan, ...]) -> float:
+    """Return the share of time in which a target is being probed; above 1 its probes do not fit."""
+    return sum(_typical_seconds(model) / model.interval_seconds for model in models)
 
 
-def _worst_seconds(model: ModelPlan) -> float:
-    return model.timeout_seconds + (0 if model.when_unloaded == "skip" else model.load_timeout_seconds)
-
-
-def _likely_seconds(model: ModelPlan) -> float:
-    tokens = model.workload.num_predict if model.workload.num_predict > 0 else _LIKELY_TOKENS
-    return tokens / (model.expected_decode_tokens_per_second or _LIKELY_TOKENS_PER_SECOND)
+def _typical_seconds(model: ModelPlan) -> float:
+    tokens = model.workload.num_predict if model.workload.num_predict > 0 else _TYPICAL_TOKENS
+    return tokens / (model.expected_decode_tokens_per_second or _TYPICAL_TOKENS_PER_SECOND)

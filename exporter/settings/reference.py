@@ -1,28 +1,44 @@
-"""What can be set, and where: the flags, and every key with its environment variable, default and meaning."""
+"""Every key and every flag as data, for `--help` and the documentation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from inspect import isclass
-from typing import Any, NamedTuple, get_args
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from exporter.durations import Duration
+from exporter.settings.keys import Key, keys_of
+from exporter.settings.locations import Location, dotted
+from exporter.settings.probe_schema import DEFAULT_MODEL, Overrides
 from exporter.settings.schema import ENVIRONMENT_PREFIX, Settings
-from exporter.settings.target_schema import ProbeSettings
+
+
+class Setting(NamedTuple):
+    """One key of the configuration. A text is empty where there is nothing to say."""
+
+    key: str
+    variable: str
+    """The environment variable that sets it."""
+    flag: str
+    default: str
+    """`null` for no value, `required` for a key that must be set, otherwise as it is written in YAML."""
+    choices: tuple[str, ...]
+    """The values that are allowed, where there are few."""
+    meaning: str
 
 
 class Flag(NamedTuple):
-    """A flag of the command line. `key` is where its value goes."""
+    """A flag of the command line that sets a key. The texts are those of the key, unless they are given here."""
 
     option: str
     metavar: str
-    key: tuple[str | int, ...] = ()
+    key: Location
     repeatable: bool = False
-    help: str = ""
+    text: str = ""
+    own_default: str = ""
+    own_variable: str = ""
 
     @property
     def dest(self) -> str:
@@ -31,108 +47,110 @@ class Flag(NamedTuple):
 
     @property
     def of_target(self) -> bool:
-        """Whether it says something about the one target of a user who configured none."""
+        """Whether it describes a single target, instead of `targets`."""
         return self.key[:1] == ("targets",)
 
     @property
     def meaning(self) -> str:
-        """What the flag sets, in words: for most, what its key says."""
-        return self.help or next(setting.meaning for setting in settings_table() if setting.key == dotted(self.key))
+        """What the flag sets, with the values to choose from."""
+        return self.text or self._setting.meaning
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that are allowed, where there are few."""
+        return self._setting.choices
 
-class Setting(NamedTuple):
-    """One row of the table of settings. `variable` and `flag` are empty where there is none."""
+    @property
+    def default(self) -> str:
+        """The value without the flag, as it is written on the command line. Empty if there is none."""
+        default = self.own_default or self._setting.default
+        return "" if default in {"null", "required"} else default.strip('[]"')
 
-    key: str
-    variable: str
-    flag: str
-    default: str
-    meaning: str
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets the same. Empty if there is none."""
+        return self.own_variable or self._setting.variable
+
+    @property
+    def _setting(self) -> Setting:
+        path = dotted(self.key).replace("[0]", "[]")
+        return next(_setting(key) for key in keys_of(Settings) if ".".join(key.path) == path)
 
 
 FLAGS = (
-    Flag("--config.file", "FILE", help="YAML file to read the settings from."),
-    Flag("--url", "URL", ("targets", 0, "url"), help="Where the one Ollama server is. Default: `OLLAMA_HOST`."),
+    Flag("--config.file", "FILE", ("config_file",)),
+    Flag(
+        "--url",
+        "URL",
+        ("targets", 0, "url"),
+        text="URL of the Ollama server to probe.",
+        own_default="http://127.0.0.1:11434",
+        own_variable="OLLAMA_HOST",
+    ),
     Flag(
         "--model",
         "NAME",
         ("targets", 0, "models"),
         repeatable=True,
-        help="Model to probe, or `installed` or `loaded`; repeat it for several.",
+        text="Model to probe, or `installed` or `loaded` for the models of the server. Can be repeated.",
+        own_default=DEFAULT_MODEL,
     ),
-    Flag("--gpu", "NAME", ("targets", 0, "gpu"), help="Name to show for the server's card."),
+    Flag("--gpu", "NAME", ("targets", 0, "gpu")),
     Flag("--interval", "DURATION", ("interval",)),
-    Flag("--web.listen-address", "ADDRESS", ("web", "listen_address"), repeatable=True),
+    Flag(
+        "--web.listen-address",
+        "ADDRESS",
+        ("web", "listen_address"),
+        repeatable=True,
+        text="Address on which to expose metrics and the status page. Can be repeated.",
+    ),
     Flag("--web.telemetry-path", "PATH", ("web", "telemetry_path")),
     Flag("--log.level", "LEVEL", ("log", "level")),
     Flag("--log.format", "FORMAT", ("log", "format")),
 )
-"""Every flag that sets something. `--url`, `--model`, `--gpu` and `--interval` are for a single target."""
-
-
-def dotted(location: Sequence[str | int]) -> str:
-    """Return a key's path as it is written in messages: `targets[0].models[1].name`."""
-    parts = (
-        f"[{part}]" if isinstance(part, int) else f".{part if part.isprintable() else repr(part)}" for part in location
-    )
-    return "".join(parts).removeprefix(".")
+"""All flags that set something. `--url`, `--model` and `--gpu` describe a single target."""
 
 
 def settings_table() -> tuple[Setting, ...]:
-    """Return every key that a user may write, in the order of the configuration file.
+    """Return every key of the configuration file, in its order.
 
-    The keys of `probe` that a target or a model may set again are one row there.
+    The keys of `Overrides` are listed once, not again for targets and models, which have one row `*` for them.
     """
-    return tuple(_rows(Settings, ""))
+    return tuple(_rows())
 
 
-def known_variables() -> dict[tuple[str, ...], str]:
-    """Return the environment variables that set something: the path of the key, and the variable's name."""
-    return {tuple(row.key.split(".")): row.variable for row in settings_table() if row.variable}
-
-
-def model_at(location: Sequence[str | int]) -> type[BaseModel] | None:
-    """Return the section that stands at a place of the configuration, or None where there is none."""
-    section: type[BaseModel] | None = Settings
-    for part in location:
-        if isinstance(part, str):
-            field = section.model_fields.get(part) if section else None
-            section = _section(field.annotation) if field else None
-    return section
-
-
-def _rows(section: type[BaseModel], path: str) -> Iterator[Setting]:
-    inherits = section is not Settings and issubclass(section, ProbeSettings) and section is not ProbeSettings
-    for name, field in section.model_fields.items():
-        if inherits and (name in ProbeSettings.model_fields or name == "interval"):
+def _rows() -> Iterator[Setting]:
+    for key in keys_of(Settings):
+        if key.path == ("config_file",) or (key.section is not None and not key.is_list):
             continue
-        key = f"{path}{name}"
-        nested = _section(field.annotation)
-        is_list = nested is not None and "tuple" in str(field.annotation)
-        if nested is None or is_list:
-            yield _row(key, field)
-        if nested is not None:
-            yield from _rows(nested, f"{key}[]." if is_list else f"{key}.")
-    if inherits:
-        yield Setting(f"{path}*", "", "", "inherited", "`interval`, or any key of `probe`, set again.")
+        if issubclass(key.owner, Overrides) and key.path[-1] in Overrides.model_fields:
+            if key.path[-1] == "interval":
+                path = ".".join((*key.path[:-1], "*"))
+                yield Setting(path, "", "", "inherited", (), "`interval`, or any key of `probe`.")
+        else:
+            yield _setting(key)
 
 
-def _row(key: str, field: FieldInfo) -> Setting:
-    variable = "" if "[]" in key else ENVIRONMENT_PREFIX + key.upper().replace(".", "__")
-    flag = next((flag.option for flag in FLAGS if dotted(flag.key) == key), "")
-    return Setting(key, variable, flag, _default(key, field), field.description or "")
+def _setting(key: Key) -> Setting:
+    path = ".".join(key.path)
+    choices = get_args(key.field.annotation) if get_origin(key.field.annotation) is Literal else ()
+    meaning = key.field.description or ""
+    if choices and not all(choice in meaning for choice in choices):
+        meaning = f"{meaning} One of: [{', '.join(choices)}]."
+    return Setting(
+        key=path,
+        variable=ENVIRONMENT_PREFIX + path.upper().replace(".", "__") if key.has_variable else "",
+        flag=next((flag.option for flag in FLAGS if dotted(flag.key) == path), ""),
+        default=_default(key.field) if path != "targets" else "",
+        choices=choices,
+        meaning=meaning,
+    )
 
 
-def _default(key: str, field: FieldInfo) -> str:
+def _default(field: FieldInfo) -> str:
     if field.is_required():
-        return "" if key == "targets" else "required"
+        return "required"
     default: Any = field.get_default(call_default_factory=True)
     if isinstance(default, float):
         return str(default) if isinstance(default, Duration) else f"{default:g}"
     return json.dumps(default)
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    if isclass(annotation) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((section for part in get_args(annotation) if (section := _section(part))), None)

@@ -1,92 +1,110 @@
-"""What a user may write: the configuration as a whole, each key with its meaning and its default."""
+"""The schema of the whole configuration, and the sources that its values come from."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from exporter.durations import Duration
 from exporter.plan import TargetPlan
-from exporter.settings.addresses import parse_listen_address
-from exporter.settings.target_schema import DEFAULT_MODEL, STRICT, ProbeSettings, TargetSettings
-from exporter.settings.values import Interval, ListenAddresses, TelemetryPath, Whole, first_repeated, not_empty
+from exporter.settings.addresses import ollama_host_url, parse_listen_address
+from exporter.settings.http_values import ListenAddresses, TelemetryPath
+from exporter.settings.locations import OllamaHostUrl
+from exporter.settings.probe_schema import DEFAULT_INTERVAL, DEFAULT_MODEL, STRICT, ProbeSettings
+from exporter.settings.sources import ConfigFile, Environment
+from exporter.settings.target_schema import TargetSettings
+from exporter.settings.values import Integer, Interval, first_repeated, not_empty
 
 ENVIRONMENT_PREFIX = "OLLAMA_PROBE_"
 
 
 class WebSettings(BaseModel):
-    """Where Prometheus finds the metrics."""
+    """The HTTP server of the exporter."""
 
     model_config = STRICT
 
     listen_address: ListenAddresses = Field(
         (":10434",),
-        description="Where to listen: `:10434`, `127.0.0.1:10434`, `[::1]:10434`. Several: a list, or a flag each.",
+        description="Addresses on which to expose metrics and the status page, such as `:10434`, `127.0.0.1:10434` or"
+        " `[::1]:10434`.",
     )
-    telemetry_path: TelemetryPath = Field("/metrics", description="Path of the metrics.")
+    telemetry_path: TelemetryPath = Field("/metrics", description="Path under which to expose metrics.")
 
     @property
     def listen_addresses(self) -> tuple[tuple[str, int], ...]:
-        """Host and port of each address; the host is empty where all of the machine's addresses are meant."""
+        """Host and port of each address. An empty host means all addresses of the machine."""
         return tuple(parse_listen_address(text) for text in self.listen_address)
 
 
 class LogSettings(BaseModel):
-    """What is logged, and how it is written."""
+    """Logging."""
 
     model_config = STRICT
 
-    level: Literal["debug", "info", "warn", "error"] = Field("info", description="Least level that is logged.")
-    format: Literal["logfmt", "json"] = Field("logfmt", description="How a line is written.")
+    level: Literal["debug", "info", "warn", "error"] = Field(
+        "info", description="Only log messages with the given severity or above."
+    )
+    format: Literal["logfmt", "json"] = Field("logfmt", description="Output format of log messages.")
+
+
+def default_target() -> dict[str, Any]:
+    """Return the target that is probed if none is configured: the server at `OLLAMA_HOST`, by default a local one."""
+    return {"url": OllamaHostUrl(ollama_host_url(os.environ.get("OLLAMA_HOST", "")))}
+
+
+def _distinct_targets(targets: tuple[TargetSettings, ...]) -> tuple[TargetSettings, ...]:
+    if repeated := first_repeated(target.label for target in targets):
+        raise ValueError(f"two targets have the name {repeated!r}. Set a different `name` for one of them.")
+    return targets
 
 
 class Settings(BaseSettings):
-    """Everything a user may write. Built by `exporter.settings.load_settings`, from its sources alone."""
+    """The whole configuration. `exporter.settings.load_settings` builds it."""
 
-    model_config = SettingsConfigDict(**STRICT, env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__")  # type: ignore[typeddict-item] # mypy cannot see through **
+    model_config = SettingsConfigDict(
+        **STRICT,  # type: ignore[typeddict-item] # mypy cannot see through **
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+    )
 
+    config_file: Path | None = Field(None, description="Path of the YAML configuration file.")
     interval: Interval = Field(
-        Duration(900),
-        description="Time between two probes of a model. 5m suits a dedicated server; the shipped rules serve 1m to"
-        " 6h.",
+        DEFAULT_INTERVAL,
+        description="Time between two probes of the same model. Use 5m on a dedicated server, 15m on a shared one. The"
+        " alert rules support 1m to 6h.",
     )
-    max_concurrent_probes: Whole = Field(4, ge=1, description="Targets probed at the same time.")
-    probe: ProbeSettings = Field(
-        ProbeSettings(),
-        description="The work of a probe. Any of its keys, and `interval`, may be set again on a target or a model.",
+    max_concurrent_probes: Integer = Field(
+        4, ge=1, description="Maximum number of targets that are probed at the same time."
     )
-    targets: Annotated[tuple[TargetSettings, ...], AfterValidator(not_empty)] = Field(
-        description="The Ollama servers. None given: one at `OLLAMA_HOST`, or http://127.0.0.1:11434, with the model"
-        f" {DEFAULT_MODEL}.",
+    probe: ProbeSettings = Field(ProbeSettings(), description="The request of a probe, and its limits.")
+    targets: Annotated[tuple[TargetSettings, ...], AfterValidator(not_empty), AfterValidator(_distinct_targets)] = (
+        Field(
+            default_factory=lambda: (default_target(),),
+            validate_default=True,
+            description="Ollama servers to probe. By default one, at the address in `OLLAMA_HOST` or"
+            f" http://127.0.0.1:11434, with the model {DEFAULT_MODEL}.",
+        )
     )
-    web: WebSettings = Field(WebSettings(), description="Where Prometheus finds the metrics.")
-    log: LogSettings = Field(LogSettings(), description="What is logged.")
-
-    def __init__(self, *, sources: tuple[PydanticBaseSettingsSource, ...]) -> None:
-        super().__init__(sources=sources)
+    web: WebSettings = Field(WebSettings(), description="The HTTP server of the exporter.")
+    log: LogSettings = Field(LogSettings(), description="Logging.")
 
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic-settings'
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic-settings'
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic-settings'
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources that the loader passed in, the strongest first, instead of pydantic-settings' own."""
-        assert isinstance(init_settings, InitSettingsSource)  # noqa: S101 - it always is
-        return tuple(init_settings.init_kwargs["sources"])
-
-    @model_validator(mode="after")
-    def _distinct_targets(self) -> Self:
-        if twice := first_repeated(target.label for target in self.targets):
-            raise ValueError(f"targets: two are named {twice!r}: give one of them another name")
-        return self
+        """Return the sources, strongest first: flags, environment, configuration file."""
+        return init_settings, Environment(settings_cls), ConfigFile(settings_cls)
 
     def plans(self) -> tuple[TargetPlan, ...]:
-        """Return what is to be probed, everything inherited and every default filled in."""
+        """Return the plan of each target, with inherited values and defaults filled in."""
         inherited = {**dict(self.probe), "interval": self.interval}
         return tuple(target.plan(inherited) for target in self.targets)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.configurations import load_file
 from support.programs import find_program, releases
 
 from exporter import __version__
-from exporter.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/compose"
@@ -157,6 +157,6 @@ def test_demo_rules_are_what_the_generator_writes() -> None:
 def test_exporter_accepts_its_configuration() -> None:
     """The exporter accepts its configuration with the variables that compose sets, and reads the local GPUs."""
     environ = {"OLLAMA_URL": "http://ollama:11434", "OLLAMA_MODEL": "llama3.1"}
-    (plan,) = load_settings(config_file=FOLDER / "exporter.yml", flags={}, environ=environ).plans()
+    (plan,) = load_file(FOLDER / "exporter.yml", environ=environ).plans()
     assert not isinstance(plan.models, str)
     assert (plan.url, [model.model for model in plan.models], plan.local) == ("http://ollama:11434", ["llama3.1"], True)

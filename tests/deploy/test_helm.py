@@ -29,10 +29,10 @@ from support.chart import (
     violations,
     workload,
 )
+from support.configurations import load_file
 from support.programs import releases
 
 from exporter import __version__
-from exporter.settings import load_settings
 from exporter.settings.reference import FLAGS
 
 
@@ -130,7 +130,7 @@ def test_exporter_accepts_the_configuration(case: str, tmp_path: Path) -> None:
     shutil.copy(certifi.where(), tmp_path / "gpu-b/ca.crt")
     (tmp_path / "config.yml").write_text(text.replace("/etc/ollama-throughput-exporter/secrets", str(tmp_path)))
     environ = {"NODE_NAME": "node-1", "HOST_IP": "192.0.2.7", "SITE": "a"}
-    plans = load_settings(config_file=tmp_path / "config.yml", flags={}, environ=environ).plans()
+    plans = load_file(tmp_path / "config.yml", environ=environ).plans()
     if workload(objects)["kind"] == "DaemonSet":
         (plan,) = plans
         assert (plan.name, plan.local) == ("node-1", True)

@@ -1,4 +1,4 @@
-"""URLs, `OLLAMA_HOST` and listen addresses are read as their owners read them, and nothing falls back to localhost."""
+"""URLs, `OLLAMA_HOST` and listen addresses are parsed as Ollama does, and nothing silently becomes localhost."""
 
 from __future__ import annotations
 
@@ -35,45 +35,45 @@ from exporter.settings.addresses import ollama_host_url, parse_listen_address, p
     ],
 )
 def test_urls_are_completed(text: str, url: str) -> None:
-    """Scheme and port are always in the result, user info and trailing slashes never."""
+    """The result has a scheme and a port, and neither user info nor a trailing slash."""
     assert parse_url(text).url == url
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "keyword"),
     [
-        ("gpu-host", "neither scheme nor port: write it as http://HOST:11434"),
-        ("", "neither scheme nor port"),
-        ("/path", "neither scheme nor port"),
-        ("gpu-host:port", "neither scheme nor port"),
-        ("ftp://gpu-host", "not a scheme"),
-        ("://gpu-host", "not a scheme"),
-        ("http://", "no host"),
-        ("http://:11434", "no host"),
-        ("http:///path", "no host"),
-        ("http://gpu-host:", "no usable port"),
-        ("http://gpu-host:0", "no usable port"),
+        ("gpu-host", "scheme and port"),
+        ("", "scheme and port"),
+        ("/path", "scheme and port"),
+        ("gpu-host:port", "scheme and port"),
+        ("ftp://gpu-host", "scheme is not"),
+        ("://gpu-host", "scheme is not"),
+        ("http://", "without a host"),
+        ("http://:11434", "without a host"),
+        ("http:///path", "without a host"),
+        ("http://gpu-host:", "without a valid port"),
+        ("http://gpu-host:0", "without a valid port"),
         ("http://gpu-host:65536", "from 1 to 65535"),
         ("http://gpu-host:http", "from 1 to 65535"),
         ("http://::1:11434", "brackets"),
         ("http://[::1:11434", "brackets"),
         ("http://[gpu]:11434", "brackets"),
-        ("http://a..b:1", "not a host name"),
-        (f"http://{'a' * 64}:1", "not a host name"),
-        ("http://gpu host:1", "a blank"),
-        ("http://gpu\nhost:1", "a control character"),
-        ("http://gpu\\host:1", "a backslash"),
-        ("http://gpu:1/?a=b", "leave the query out"),
-        ("http://gpu:1#a", "leave the query out"),
-        ("http://user:pa#ss@gpu:1", "write %3F or %23"),
-        ("http://user:pa/ss@gpu:1", "write %2F"),
-        ("http://@gpu:1", "without a user name"),
-        ("http://:secret@gpu:1", "without a user name"),
+        ("http://a..b:1", "host name"),
+        (f"http://{'a' * 64}:1", "host name"),
+        ("http://gpu host:1", "space"),
+        ("http://gpu\nhost:1", "control character"),
+        ("http://gpu\\host:1", "backslash"),
+        ("http://gpu:1/?a=b", "query"),
+        ("http://gpu:1#a", "query"),
+        ("http://user:pa#ss@gpu:1", "%3F or %23"),
+        ("http://user:pa/ss@gpu:1", "%2F"),
+        ("http://@gpu:1", "user name"),
+        ("http://:secret@gpu:1", "user name"),
     ],
 )
-def test_urls_that_would_mean_something_else_are_refused(text: str, message: str) -> None:
-    """What the Ollama client reads as localhost, or not at all, is refused with the remedy."""
-    with pytest.raises(ValueError, match=message):
+def test_invalid_urls_are_refused(text: str, keyword: str) -> None:
+    """A URL that the Ollama client cannot use, or reads as localhost, is refused."""
+    with pytest.raises(ValueError, match=keyword):
         parse_url(text)
 
 
@@ -87,8 +87,8 @@ def test_urls_that_would_mean_something_else_are_refused(text: str, message: str
     port=st.one_of(st.none(), st.integers(1, 65535)),
     path=st.sampled_from(["", "/", "/a", "/a/b/"]),
 )
-def test_the_client_goes_where_the_url_says(scheme: str, host: str, port: int | None, path: str) -> None:
-    """The Ollama client takes every URL that comes out as it stands."""
+def test_the_ollama_client_does_not_change_the_url(scheme: str, host: str, port: int | None, path: str) -> None:
+    """The Ollama client uses every parsed URL unchanged."""
     if not scheme and port is None:
         port = 1
     url = parse_url(f"{scheme}{host}{f':{port}' if port else ''}{path}").url
@@ -97,8 +97,8 @@ def test_the_client_goes_where_the_url_says(scheme: str, host: str, port: int | 
 
 
 @given(st.text())
-def test_any_text_is_a_url_or_refused(text: str) -> None:
-    """No text makes the reader fail in another way, and an accepted one holds no user info."""
+def test_any_text_is_accepted_or_refused(text: str) -> None:
+    """Any text gives a URL without user info, or a ValueError."""
     for candidate in (text, f"http://{text}", f"http://{text}:11434"):
         try:
             address = parse_url(candidate)
@@ -108,8 +108,8 @@ def test_any_text_is_a_url_or_refused(text: str) -> None:
         assert "@" not in address.url.partition("://")[2].partition("/")[0]
 
 
-def test_user_info_moves_out_of_the_url() -> None:
-    """User name and password are decoded, and neither stands in the URL or in what a developer prints."""
+def test_user_info_is_not_in_the_url() -> None:
+    """User name and password are decoded, and are neither in the URL nor in the repr."""
     address = parse_url("http://us%40er:p%2Fa%3As@gpu-a:11434")
 
     assert (address.username, address.password) == ("us@er", "p/a:s")
@@ -133,8 +133,8 @@ def test_user_info_moves_out_of_the_url() -> None:
         ("http://gpu-a/#hun\nter2", "http://gpu-a/"),
     ],
 )
-def test_redacted_urls_hold_no_secret(text: str, shown: str) -> None:
-    """However broken a URL is, its user info, query and fragment are not shown."""
+def test_redacted_urls_contain_no_secret(text: str, shown: str) -> None:
+    """User info, query and fragment are removed, also from an invalid URL."""
     assert redact_url(text) == shown
 
 
@@ -170,19 +170,19 @@ def test_redacted_urls_hold_no_secret(text: str, shown: str) -> None:
         ("user:pass@example.com", "http://example.com:11434"),
     ],
 )
-def test_ollama_host_means_what_it_means_to_ollama(value: str, url: str) -> None:
-    """Every form that Ollama's own reader takes leads to the same place, a listening address to this machine."""
+def test_ollama_host_is_parsed_as_ollama_does(value: str, url: str) -> None:
+    """Every form that Ollama accepts gives the same address; one to listen on gives this machine's."""
     assert parse_url(ollama_host_url(value)).url == url
 
 
-def test_a_scheme_that_is_none_is_not_taken_from_ollama_host() -> None:
-    """`OLLAMA_HOST` with a scheme that is not HTTP's is refused like such a URL."""
-    with pytest.raises(ValueError, match="not a scheme"):
+def test_ollama_host_with_another_scheme_is_refused() -> None:
+    """The scheme of `OLLAMA_HOST` must be http or https."""
+    with pytest.raises(ValueError, match="scheme is not"):
         parse_url(ollama_host_url("ftp://example.com"))
 
 
-def test_names_tell_machines_apart() -> None:
-    """A default name is host:port, and a loopback address, which is the same everywhere, becomes the host name."""
+def test_default_names_differ_between_machines() -> None:
+    """The default name is host:port, with the host name in place of a loopback address."""
     hostname = socket.gethostname()
 
     assert parse_url("http://gpu-a").default_name == "gpu-a:80"
@@ -191,8 +191,8 @@ def test_names_tell_machines_apart() -> None:
         assert parse_url(f"http://{loopback}:11434").default_name == f"{hostname}:11434"
 
 
-def test_this_machine_is_known() -> None:
-    """Loopback, the host name and own addresses are this machine; documentation addresses and other names are not."""
+def test_addresses_of_this_machine_are_local() -> None:
+    """Loopback, the host name and this machine's addresses are local; other addresses and names are not."""
     routes = Path("/proc/net/fib_trie").read_text(encoding="ascii").splitlines()
     own = {address.split()[-1] for address, kind in pairwise(routes) if "/32 host LOCAL" in kind}
 
@@ -213,22 +213,22 @@ def test_this_machine_is_known() -> None:
         ("localhost:1", ("localhost", 1)),
     ],
 )
-def test_listen_addresses_are_read(text: str, address: tuple[str, int]) -> None:
-    """All machine addresses, one of them, IPv6 and a name can be listened on; port 0 lets the system choose."""
+def test_listen_addresses_are_parsed(text: str, address: tuple[str, int]) -> None:
+    """The host may be empty, an IP address or a name; with port 0 the system chooses the port."""
     assert parse_listen_address(text) == address
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10434", "host", "::1:10434", "[::1]", "[host]:1", "h:65536", "h:-1", "http://h:1"]
+    "text", ["", "10434", "host", "::1:10434", "[::1]", "[host]:1", "h:65536", "h:-1", "http://h:1", "a..b:1"]
 )
 def test_other_listen_addresses_are_refused(text: str) -> None:
-    """What is no address to listen on is refused with the forms that are."""
-    with pytest.raises(ValueError, match=r"write .*\[::1\]:10434"):
+    """A text in any other form is refused."""
+    with pytest.raises(ValueError, match=r"listen address|brackets|host name"):
         parse_listen_address(text)
 
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)), st.integers(0, 65535))
 def test_every_ip_address_can_be_listened_on(address: IPv4Address | IPv6Address, port: int) -> None:
-    """An IP address comes out as it went in."""
+    """Every IP address is accepted and not changed."""
     text = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
     assert parse_listen_address(text) == (str(address), port)

@@ -1,4 +1,4 @@
-"""The table of settings and the flags say what the settings really are."""
+"""The tables of keys and flags agree with the settings that the program accepts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from support.configurations import load
 
-from exporter.settings.reference import FLAGS, dotted, known_variables, model_at, settings_table
-from exporter.settings.target_schema import BasicAuth, ModelSettings, ProbeSettings, TargetSettings
+from exporter.settings.probe_schema import ProbeSettings
+from exporter.settings.reference import FLAGS, settings_table
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "config.example.yml"
 
@@ -26,8 +27,8 @@ def _keys(value: Any, path: str = "") -> Iterator[str]:
             yield from _keys(item, f"{path.removesuffix('.')}[].")
 
 
-def test_every_row_says_something() -> None:
-    """Each key has a meaning, no key is there twice, and only what stands in no list has a variable."""
+def test_every_key_has_one_row() -> None:
+    """Each key has a description, and an environment variable unless it is in a list."""
     rows = settings_table()
 
     assert all(row.meaning.endswith(".") for row in rows)
@@ -36,8 +37,8 @@ def test_every_row_says_something() -> None:
     assert [row.key for row in rows][:2] == ["interval", "max_concurrent_probes"]
 
 
-def test_defaults_are_what_is_used(tmp_path: Path) -> None:
-    """Writing every default that the table states changes nothing."""
+def test_the_defaults_are_those_of_the_program(tmp_path: Path) -> None:
+    """Setting every variable of the table to its default changes nothing."""
     written = {
         row.variable: row.default.strip('"') for row in settings_table() if row.variable and row.key != "targets"
     }
@@ -48,49 +49,58 @@ def test_defaults_are_what_is_used(tmp_path: Path) -> None:
     assert load(tmp_path, environ=written) == load(tmp_path)
 
 
-def test_the_table_and_the_example_know_the_same_keys() -> None:
-    """What the table lists is what the example shows, but for what may be set again."""
-    example = set(_keys(yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))))
+def test_the_table_and_the_example_have_the_same_keys() -> None:
+    """Every key of the table is in the example, and the reverse, except for inherited keys."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    example = set(_keys(yaml.safe_load(text)))
     listed = {row.key for row in settings_table()}
 
     overrides = {"interval", *ProbeSettings.model_fields}
-    assert {key for key in example if key.rpartition(".")[2] not in overrides or "[]" not in key} - {
-        "probe",
-        "web",
-        "log",
-    } <= listed
-    text = EXAMPLE.read_text(encoding="utf-8")
-    assert all(f"{key.rpartition('.')[2]}:" in text for key in listed if not key.endswith("*"))
+    sections = {"probe", "web", "log"}
+    assert {key for key in example if key.rpartition(".")[2] not in overrides or "[]" not in key} - sections <= listed
+    assert [key for key in listed if not key.endswith("*") and f"{key.rpartition('.')[2]}:" not in text] == []
 
 
-def test_known_variables_set_their_keys() -> None:
-    """A variable's name is its key's path, in capitals and with two underscores for a dot."""
-    assert known_variables()["web", "telemetry_path"] == "OLLAMA_PROBE_WEB__TELEMETRY_PATH"
-    assert known_variables()["interval",] == "OLLAMA_PROBE_INTERVAL"
-    assert known_variables()["targets",] == "OLLAMA_PROBE_TARGETS"
+def test_keys_with_few_values_list_them() -> None:
+    """The values are available as data, and are in the description."""
+    choices = {row.key: row.choices for row in settings_table() if row.choices}
+
+    assert choices == {
+        "probe.when_unloaded": ("borrow", "load", "skip"),
+        "log.level": ("debug", "info", "warn", "error"),
+        "log.format": ("logfmt", "json"),
+    }
+    assert all(value in row.meaning for row in settings_table() for value in row.choices)
 
 
-def test_flags_are_spelt_as_exporters_spell_them() -> None:
-    """Dots and dashes in the option, a name that Python takes for its value, and words for its help."""
+@pytest.mark.parametrize(
+    ("option", "dest", "default", "variable"),
+    [
+        ("--config.file", "config_file", "", "OLLAMA_PROBE_CONFIG_FILE"),
+        ("--url", "url", "http://127.0.0.1:11434", "OLLAMA_HOST"),
+        ("--model", "model", "llama3.1", ""),
+        ("--gpu", "gpu", "", ""),
+        ("--interval", "interval", "15m", "OLLAMA_PROBE_INTERVAL"),
+        ("--web.listen-address", "web_listen_address", ":10434", "OLLAMA_PROBE_WEB__LISTEN_ADDRESS"),
+        ("--web.telemetry-path", "web_telemetry_path", "/metrics", "OLLAMA_PROBE_WEB__TELEMETRY_PATH"),
+        ("--log.level", "log_level", "info", "OLLAMA_PROBE_LOG__LEVEL"),
+        ("--log.format", "log_format", "logfmt", "OLLAMA_PROBE_LOG__FORMAT"),
+    ],
+)
+def test_flags_have_defaults_and_variables(option: str, dest: str, default: str, variable: str) -> None:
+    """The data of a flag is what `--help` shows."""
+    flag = {flag.option: flag for flag in FLAGS}[option]
+
+    assert (flag.dest, flag.default, flag.variable) == (dest, default, variable)
+    assert flag.meaning.endswith(".")
+
+
+def test_keys_refer_to_their_flags() -> None:
+    """A key that a flag sets names this flag, with its choices."""
     flags = {flag.option: flag for flag in FLAGS}
+    rows = {row.flag: row for row in settings_table() if row.flag}
 
-    assert flags["--web.listen-address"].dest == "web_listen_address"
+    assert set(rows) == {option for option, flag in flags.items() if not flag.of_target} - {"--config.file"}
+    assert all(rows[option].choices == flags[option].choices for option in rows)
+    assert flags["--log.level"].choices == ("debug", "info", "warn", "error")
     assert flags["--web.listen-address"].repeatable
-    assert flags["--web.telemetry-path"].meaning == "Path of the metrics."
-    assert all(flag.meaning.endswith(".") for flag in FLAGS)
-    assert {row.flag for row in settings_table()} - {""} <= set(flags)
-
-
-def test_sections_are_found_by_place() -> None:
-    """A place in the configuration leads to the section whose keys are known there."""
-    assert model_at(("targets", 0)) is TargetSettings
-    assert model_at(("targets", 0, "models", 3)) is ModelSettings
-    assert model_at(("targets", 0, "basic_auth")) is BasicAuth
-    assert model_at(("targets", 0, "headers", "x")) is None
-    assert model_at(("nothing", "there")) is None
-
-
-def test_paths_are_written_as_people_write_them() -> None:
-    """Indexes are in brackets, keys are joined by dots, and an odd key cannot break the line."""
-    assert dotted(("targets", 0, "models", 1, "name")) == "targets[0].models[1].name"
-    assert dotted(("a\nb",)) == "'a\\nb'"

@@ -1,4 +1,4 @@
-"""Targets and models: what they inherit, what they may not say together, and the plans that come out."""
+"""Targets: the plans that they give, and combinations of keys that are refused."""
 
 from __future__ import annotations
 
@@ -9,76 +9,13 @@ import certifi
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.configurations import load, mistakes
+from support.configurations import load, mistakes, target
 
-from exporter.plan import ModelPlan, TargetPlan
 from exporter.settings.target_schema import TargetSettings
 
-INHERITANCE = """
-    interval: 10m
-    probe: {num_predict: 100, timeout: 1m, keep_alive: 5m, seed: 1}
-    targets:
-      - url: http://gpu-a:11434
-        interval: 20m
-        num_predict: 200
-        models:
-          - a
-          - name: b
-            interval: 30m
-            num_predict: 300
-            keep_alive: null
-            temperature: 0.5
-            expected_decode_tokens_per_second: 52
-      - url: http://gpu-b:11434
-        models: installed
-        when_unloaded: skip
-"""
 
-
-def _models(target: TargetPlan) -> dict[str, ModelPlan]:
-    assert isinstance(target.models, tuple)
-    return {model.model: model for model in target.models}
-
-
-def test_a_model_inherits_from_its_target_and_that_from_the_top(tmp_path: Path) -> None:
-    """The nearest place that sets a key wins, also where it sets null or the default's own value."""
-    first, second = load(tmp_path, INHERITANCE).plans()
-    a, b = _models(first)["a"], _models(first)["b"]
-
-    assert (a.interval_seconds, a.workload.num_predict, a.keep_alive) == (1200, 200, "5m")
-    assert (b.interval_seconds, b.workload.num_predict, b.keep_alive) == (1800, 300, None)
-    assert (a.timeout_seconds, b.timeout_seconds, a.load_timeout_seconds) == (60, 60, 300)
-    assert (a.workload.seed, a.workload.temperature, b.workload.temperature) == (1, 0, 0.5)
-    assert (a.expected_decode_tokens_per_second, b.expected_decode_tokens_per_second) == (None, 52)
-    assert (a.when_unloaded, second.defaults.when_unloaded) == ("borrow", "skip")
-    assert second.models == "installed"
-    assert (second.defaults.model, second.defaults.interval_seconds) == ("", 600)
-    assert first.defaults.workload.num_predict == 200
-
-
-def test_setting_the_default_again_overrides_what_stands_above(tmp_path: Path) -> None:
-    """A key written on a model counts even where it says what the program's default says."""
-    (plan,) = load(
-        tmp_path,
-        """
-        probe: {num_predict: 100}
-        targets: [{url: http://a:1, models: [{name: m, num_predict: 256}]}]
-        """,
-    ).plans()
-
-    assert _models(plan)["m"].workload.num_predict == 256
-
-
-def test_a_workload_has_one_hash_however_it_is_written(tmp_path: Path) -> None:
-    """The temperature 0 and 0.0 are one workload: rates compare within it."""
-    (whole,) = load(tmp_path, "probe: {temperature: 0}").plans()
-    (real,) = load(tmp_path, "probe: {temperature: 0.0}").plans()
-
-    assert whole.defaults.workload.hash == real.defaults.workload.hash
-
-
-def test_everything_about_reaching_a_server_is_in_its_plan(tmp_path: Path) -> None:
-    """URL, card, credentials and certificates arrive as they were written, files from the configuration's directory."""
+def test_a_target_gives_a_plan_with_all_its_values(tmp_path: Path) -> None:
+    """Every key of the target is in its plan."""
     (tmp_path / "password").write_text("s3cret\n")
     (tmp_path / "ca.pem").write_bytes(Path(certifi.where()).read_bytes())
 
@@ -96,19 +33,24 @@ def test_everything_about_reaching_a_server_is_in_its_plan(tmp_path: Path) -> No
         """,
     ).plans()
 
-    assert (plan.name, plan.url, plan.gpu, plan.local) == (
-        "gpu-a",
-        "https://gpu-a.example:443/ollama",
-        "NVIDIA H200",
-        True,
-    )
+    assert (plan.name, plan.url) == ("gpu-a", "https://gpu-a.example:443/ollama")
+    assert (plan.gpu, plan.local) == ("NVIDIA H200", True)
     assert (plan.headers, plan.username, plan.password) == ({"X-Key": "k3y"}, "prometheus", None)
     assert (plan.password_file, plan.ca_file) == (tmp_path / "password", tmp_path / "ca.pem")
     assert (plan.bearer_token_file, plan.insecure_skip_verify) == (None, False)
 
 
+def test_a_target_without_optional_keys_gives_a_plan_without_them(tmp_path: Path) -> None:
+    """Credentials and TLS options have their defaults."""
+    (plan,) = load(tmp_path, "targets: [{url: 'http://192.0.2.1:1'}]").plans()
+
+    assert (plan.gpu, plan.local, plan.headers) == (None, False, {})
+    assert (plan.username, plan.password, plan.password_file, plan.bearer_token_file) == (None, None, None, None)
+    assert (plan.ca_file, plan.insecure_skip_verify) == (None, False)
+
+
 def test_user_info_of_the_url_becomes_the_credentials(tmp_path: Path) -> None:
-    """A user name and a password in the URL are sent, and the URL no longer holds them."""
+    """A user name and a password in the URL are sent, and the URL of the plan does not contain them."""
     (plan,) = load(tmp_path, "targets: [{url: 'http://user:s3cret@gpu-a:11434'}]").plans()
 
     assert (plan.url, plan.username, plan.password) == ("http://gpu-a:11434", "user", "s3cret")
@@ -117,8 +59,8 @@ def test_user_info_of_the_url_becomes_the_credentials(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("192.0.2.1", False), ("gpu-a.example", False)]
 )
-def test_local_is_found_out_unless_it_is_said(tmp_path: Path, host: str, *, local: bool) -> None:
-    """A server on loopback is local, another is not, and what the user says stands above both."""
+def test_local_is_detected_unless_it_is_set(tmp_path: Path, host: str, *, local: bool) -> None:
+    """A server on loopback is local, another is not, and the key overrides both."""
     plans = load(
         tmp_path,
         f"""
@@ -132,8 +74,8 @@ def test_local_is_found_out_unless_it_is_said(tmp_path: Path, host: str, *, loca
     assert [plan.local for plan in plans] == [local, True, False]
 
 
-def test_a_target_without_a_name_has_its_address_as_name(tmp_path: Path) -> None:
-    """Host and port name a target, and the host name stands for loopback: two servers of one machine stay apart."""
+def test_the_default_name_is_the_address(tmp_path: Path) -> None:
+    """A target without a name is named by host and port, with the host name for loopback."""
     plans = load(
         tmp_path, "targets: [{url: 'http://gpu-a'}, {url: 'http://127.0.0.1:1'}, {url: 'http://[::1]:2'}]"
     ).plans()
@@ -143,37 +85,56 @@ def test_a_target_without_a_name_has_its_address_as_name(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("target", "message"),
+    ("keys", "place", "keyword"),
     [
-        ("models: [llama3.1, 'llama3.1:latest']", "targets[0]: models: 'llama3.1' is listed twice"),
-        ("models: [a, {name: a, interval: 1h}]", "targets[0]: models: 'a' is listed twice"),
-        ("models: []", "targets[0].models: an empty list: write at least one"),
-        ("models: everything", "targets[0].models: \"everything\": write one of 'installed' or 'loaded'"),
-        ("models: [3.1]", "targets[0].models[0]: 3.1: not a name: put it in quotes"),
-        ("models: ['']", 'targets[0].models[0].name: "": empty: write some text'),
-        ("models: [{interval: 1h}]", "targets[0].models[0].name: required: add it"),
-        (
-            "models: [{name: a, expected_decode_tokens_per_second: 0}]",
-            "targets[0].models[0].expected_decode_tokens_per_second: 0: it should be greater than 0",
-        ),
-        ("name: ' '", 'targets[0].name: " ": empty: write some text'),
-        ("gpu: ''", 'targets[0].gpu: "": empty: write some text'),
-        ("local: perhaps", 'targets[0].local: "perhaps": it should be a valid boolean'),
-        ("tls: {insecure_skip_verify: true}", "targets[0]: tls has no effect on an http URL: write https://"),
-        ("bearer_token_file: no-such-file", "targets[0].bearer_token_file: the file cannot be read (No such file"),
-        ("basic_auth: {username: u}", "targets[0].basic_auth.password_file: required: add it"),
-        ("basic_auth: {username: 'u:s3cret', password_file: secret}", "targets[0].basic_auth.username: a colon cannot"),
-        ("basic_auth: {username: '', password_file: secret}", "targets[0].basic_auth.username: empty"),
+        ("models: []", ".models", "empty list"),
+        ("models: llama3.1", ".models", "[llama3.1]"),
+        ("models: 3", ".models", "list"),
+        ("name: ' '", ".name", "empty"),
+        ("gpu: ''", ".gpu", "empty"),
+        ("local: perhaps", ".local", "true or false"),
+        ("tls: {insecure_skip_verify: true}", "", "http URL"),
+        ("bearer_token_file: no-such-file", ".bearer_token_file", "No such file"),
+        ("basic_auth: {username: u}", ".basic_auth.password_file", "required"),
+        ("basic_auth: {username: 'u:s3cret', password_file: secret}", ".basic_auth.username", "colon"),
+        ("basic_auth: {username: '', password_file: secret}", ".basic_auth.username", "empty"),
     ],
 )
-def test_a_target_that_makes_no_sense_is_refused(tmp_path: Path, target: str, message: str) -> None:
-    """What contradicts itself, is missing or would be without effect is refused."""
+def test_an_invalid_target_is_refused(tmp_path: Path, keys: str, place: str, keyword: str) -> None:
+    """The message gives the key and the problem, but no secret."""
     (tmp_path / "secret").write_text("s3cret")
 
-    (line,) = mistakes(tmp_path, f"targets: [{{url: 'http://a:1', {target}}}]")
+    (line,) = mistakes(tmp_path, target(keys))
 
-    assert line.startswith(message)
+    assert line.startswith(f"targets[0]{place}: ")
+    assert keyword in line
     assert "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("llama3.1", "llama3.1"),
+        ("llama3.1", "llama3.1:latest"),
+        ("llama3.1", "Llama3.1"),
+        ("llama3.1", "library/llama3.1:latest"),
+        ("Llama3.1:8B", "registry.ollama.ai/library/llama3.1:8b"),
+    ],
+)
+def test_two_spellings_of_one_model_are_refused(tmp_path: Path, first: str, second: str) -> None:
+    """A model is one series, so a target may list it once. The message contains both spellings."""
+    (line,) = mistakes(tmp_path, target(f"models: ['{first}', other, {{name: '{second}', interval: 1h}}]"))
+
+    assert line.startswith("targets[0].models: ")
+    assert repr(first) in line
+    assert repr(second) in line
+
+
+def test_models_that_differ_only_by_tag_or_namespace_are_accepted(tmp_path: Path) -> None:
+    """Different models may have similar names."""
+    (plan,) = load(tmp_path, target("models: [llama3.1, 'llama3.1:8b', me/llama3.1, hf.co/me/llama3.1]")).plans()
+
+    assert len(plan.models) == 4
 
 
 @pytest.mark.parametrize(
@@ -185,41 +146,49 @@ def test_a_target_that_makes_no_sense_is_refused(tmp_path: Path, target: str, me
     ],
 )
 @pytest.mark.parametrize("url", ["http://a:1", "http://user:s3cret@a:1"])
-def test_only_one_authorization_can_be_sent(tmp_path: Path, url: str, pair: str) -> None:
-    """Two of bearer, basic, user info and an Authorization header would hide each other."""
+def test_only_one_kind_of_authorization_is_accepted(tmp_path: Path, url: str, pair: str) -> None:
+    """The message lists those that are set: bearer token, basic authentication, user info, Authorization header."""
     (tmp_path / "secret").write_text("s3cret")
 
-    (line,) = mistakes(tmp_path, f"targets: [{{url: '{url}', {pair}}}]")
+    (line,) = mistakes(tmp_path, target(pair, url))
 
-    assert line.startswith("targets[0]: only one authorization can be sent: keep one of ")
+    assert line.startswith("targets[0]: ")
+    assert ("bearer_token_file" in line) == ("bearer" in pair)
+    assert ("basic_auth" in line) == ("basic_auth" in pair)
+    assert ("Authorization header" in line) == ("authorization" in pair.lower())
     assert ("user name in url" in line) == ("@" in url)
     assert "s3cret" not in line
 
 
-def test_a_ca_beside_no_check_at_all_is_refused(tmp_path: Path) -> None:
-    """`insecure_skip_verify` would make `ca_file` a key without effect."""
+def test_a_ca_file_without_verification_is_refused(tmp_path: Path) -> None:
+    """With `insecure_skip_verify` the key `ca_file` would have no effect."""
     (line,) = mistakes(
         tmp_path,
         f"targets: [{{url: 'https://a', tls: {{ca_file: '{certifi.where()}', insecure_skip_verify: true}}}}]",
     )
 
-    assert line.startswith("targets[0].tls: ca_file has no effect beside insecure_skip_verify")
+    assert line.startswith("targets[0].tls: ")
 
 
 @given(st.text(min_size=1, max_size=300).filter(str.strip))
-def test_any_name_will_do(name: str) -> None:
-    """Names of targets, models and cards may hold any characters: quotes, newlines, braces, other scripts."""
-    target = TargetSettings.model_validate({"name": name, "url": "http://a:1", "gpu": name, "models": [name]})
+def test_names_may_contain_any_characters(name: str) -> None:
+    """Names of targets, models and GPUs may contain quotes, newlines, braces and any script."""
+    settings = TargetSettings.model_validate({"name": name, "url": "http://a:1", "gpu": name, "models": [name]})
 
-    assert (target.label, target.gpu) == (name, name)
-    assert isinstance(target.models, tuple)
-    assert target.models[0].name == name
+    assert (settings.label, settings.gpu) == (name, name)
+    assert isinstance(settings.models, tuple)
+    assert settings.models[0].name == name
 
 
-def test_a_name_that_cannot_be_written_in_utf8_is_refused(tmp_path: Path) -> None:
-    """Half of a surrogate pair, which YAML's escapes allow, could not be exposed."""
-    for line in mistakes(
-        tmp_path, 'targets: [{url: "http://a:1", name: "\\ud800", gpu: "\\ud800", models: ["\\ud800"]}]'
-    ):
-        assert "half a character, which UTF-8 cannot say" in line
+def test_names_that_are_not_unicode_are_refused(tmp_path: Path) -> None:
+    """An unpaired surrogate, which YAML escapes can express, cannot be exposed."""
+    lines = mistakes(tmp_path, 'targets: [{url: "http://a:1", name: "\\ud800", gpu: "\\ud800", models: ["\\ud800"]}]')
+
+    assert [line.partition(": ")[0] for line in lines] == [
+        "targets[0].name",
+        "targets[0].gpu",
+        "targets[0].models[0].name",
+    ]
+    for line in lines:
+        assert "surrogate" in line
         line.encode()

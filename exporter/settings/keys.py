@@ -1,0 +1,55 @@
+"""The keys of the schema: which there are, and which section is at a location."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from inspect import isclass
+from typing import Any, NamedTuple, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+
+class Key(NamedTuple):
+    """One key of the schema."""
+
+    path: tuple[str, ...]
+    """Its name and those of the sections around it. A section in a list has `[]` after its name."""
+    field: FieldInfo
+    owner: type[BaseModel]
+    """The section that declares it."""
+    section: type[BaseModel] | None
+    """The section that it holds, if it holds one or a list of them."""
+    is_list: bool
+    """Whether it holds a list of sections."""
+
+    @property
+    def has_variable(self) -> bool:
+        """Whether an environment variable can set it: not inside a list."""
+        return not any(part.endswith("[]") for part in self.path)
+
+
+def keys_of(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Key]:
+    """Yield every key of a section and of the sections inside it, in the order of the schema."""
+    for name, field in section.model_fields.items():
+        nested = _section(field.annotation)
+        is_list = nested is not None and "tuple" in str(field.annotation)
+        yield Key((*path, name), field, section, nested, is_list)
+        if nested is not None:
+            yield from keys_of(nested, (*path, f"{name}[]" if is_list else name))
+
+
+def section_at(root: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel] | None:
+    """Return the section at a location of the configuration, or None where there is none."""
+    section: type[BaseModel] | None = root
+    for part in location:
+        if isinstance(part, str):
+            field = section.model_fields.get(part) if section else None
+            section = _section(field.annotation) if field else None
+    return section
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    if isclass(annotation) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((section for part in get_args(annotation) if (section := _section(part))), None)
