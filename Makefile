@@ -45,7 +45,7 @@ dashboards: .venv/dev ## write the Grafana dashboards
 chart: ## copy rules and dashboards into the Helm chart
 	sh deploy/helm/copy_files.sh
 
-docs: .venv/dev ## write the README's tables
+docs: .venv/dev ## write the tables of docs/reference
 	$(BIN)/python docs/generate.py
 
 image: ## build the container image

@@ -319,8 +319,8 @@ def test_notes_contain_the_next_steps(tmp_path: Path) -> None:
 
 
 def test_values_in_the_documentation_render(tmp_path: Path) -> None:
-    """The value files in deploy/README.md render unchanged."""
-    shown = re.findall(r"```yaml\n(.*?)```", (ROOT / "deploy/README.md").read_text(), re.DOTALL)
+    """The values in the Kubernetes guide render unchanged."""
+    shown = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/how-to/deploy-on-kubernetes.md").read_text(), re.DOTALL)
     assert len(shown) == 2
     for text in shown:
         (tmp_path / "values.yml").write_text(text)
