@@ -115,7 +115,8 @@ def _alerting_rules() -> list[dict[str, Any]]:
 
 def _readable(summary: str) -> str:
     """Return a summary with its template actions replaced by the names of what they insert."""
-    text = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", summary)
+    text = re.sub(r"\{\{ with \$labels\.(\w+) \}\}(.*?)\{\{ \. \}\}(.*?)\{\{ end \}\}", r"\2*\1*\3", summary)
+    text = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", text)
     return re.sub(r"\{\{ \$value[^}]*\}\}", "*value*", text)
 
 

@@ -79,6 +79,20 @@ def test_make_targets_exist() -> None:
     assert {(page, target) for page, target in named if target not in targets} == set()
 
 
+def test_flags_in_make_arguments_exist() -> None:
+    """Every flag that is passed to a `make` target in ARGS is one of the script that the target runs."""
+    scripts = {"rules": "deploy/prometheus/generate_rules.py", "bench-alerts": "tests/bench/alerts/run.py"}
+    checked = 0
+    for page, line in shell_lines():
+        found = re.fullmatch(r'make ([a-z-]+) ARGS="(.*)"', line)
+        if found and found[1] in scripts:
+            source = (pages.ROOT / scripts[found[1]]).read_text()
+            for flag in re.findall(r"--[a-z-]+", found[2]):
+                assert f'"{flag}"' in source, f"{page}: {line}"
+                checked += 1
+    assert checked
+
+
 def test_files_of_the_project_in_commands_exist() -> None:
     """Every path below one of the project's folders that a command names exists."""
     named = {

@@ -45,6 +45,12 @@ def test_the_help_does_not_depend_on_the_environment(monkeypatch: pytest.MonkeyP
     assert generate.command_help("run") == before
 
 
+def test_summaries_of_alerts_have_no_template_actions() -> None:
+    """Each template action of a summary is replaced by the name of what it inserts."""
+    assert "{{" not in generate.alerts()
+    assert "*target*" in generate.alerts()
+
+
 def test_a_cell_cannot_break_its_table() -> None:
     """A vertical bar in a text is escaped."""
     assert generate.table(["a", "b"], [["x|y", "z"]]).splitlines()[-1] == r"| x\|y | z |"
