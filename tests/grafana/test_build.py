@@ -1,8 +1,7 @@
-"""The committed dashboards are generated and free of problems, and the pictures of them are small."""
+"""The committed dashboards are generated and free of problems."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,10 +25,3 @@ def test_committed_dashboards_are_generated(tmp_path: Path) -> None:
 def test_dashboard_has_no_problems(uid: str) -> None:
     """The schema and the rules of lint.py hold."""
     assert find_problems(DASHBOARDS[uid]) == []
-
-
-def test_pictures_are_small() -> None:
-    """The pictures of the README exist and are below 300 kB each."""
-    pictures = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (GRAFANA / "README.md").read_text()))
-    assert pictures
-    assert all((GRAFANA / name).stat().st_size < 300_000 for name in pictures)

@@ -11,7 +11,7 @@ PAGES = tuple(
     sorted(
         {
             *ROOT.glob("*.md"),
-            *(page for folder in ("docs", "deploy", "grafana") for page in (ROOT / folder).rglob("*.md")),
+            *(page for folder in ("docs", "deploy", "grafana", "tests") for page in (ROOT / folder).rglob("*.md")),
         }
     )
 )
