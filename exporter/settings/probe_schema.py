@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from exporter.plan import ModelPlan, WhenUnloaded, Workload
 from exporter.durations import Duration
+from exporter.plan import ModelPlan, WhenUnloaded, Workload
 from exporter.settings.values import Integer, Interval, KeepAlive, Number, NumPredict, Template, Text, Timeout
 
 DEFAULT_MODEL = "llama3.1"
