@@ -199,8 +199,9 @@ def check_config(options: argparse.Namespace) -> int:
 def show_gpus(options: argparse.Namespace) -> int:
     """Show the cards, and how each local target's label would be chosen."""
     targets = _load(options).plans()
-    commands = importlib.import_module("exporter.commands.probe")  # imports LangChain
-    return int(asyncio.run(commands.show_gpus(targets, commands.open_console())))
+    from exporter.commands import console, gpus  # noqa: PLC0415 - imports LangChain
+
+    return asyncio.run(gpus.show_gpus(targets, console.open_console()))
 
 
 def demonstrate(options: argparse.Namespace) -> int:

@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry
 
 from exporter import __version__
 from exporter.errors import SettingsError
-from exporter.gpu.base import GpuMonitor, open_gpu_monitor
+from exporter.gpu.detect import open_gpu_monitor
+from exporter.gpu.monitor import GpuMonitor
 from exporter.metrics.collector import ProbeCollector
 from exporter.plan import ModelKey, ModelPlan, TargetPlan
 from exporter.settings import Settings
@@ -122,7 +123,7 @@ class Daemon:
 
     async def _work(self) -> None:
         target_module = await import_late("exporter.probing.target")
-        self._gpus = await open_gpu_monitor(log)
+        self._gpus = await open_gpu_monitor()
         self._collector.set_cards(self._gpus.cards())
         scheduling = await import_late("exporter.probing.schedule")
         await asyncio.to_thread((await import_late("exporter.ollama.chain")).warm_up)

@@ -20,7 +20,7 @@ from support.probing import model_plan, target_plan, workload
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
-from exporter.gpu.none import NoGpuMonitor
+from exporter.gpu.monitor import GpuMonitor
 from exporter.metrics.families import ProbeMetrics
 from exporter.plan import ModelKey, TargetPlan
 from exporter.probing.target import Target
@@ -130,7 +130,7 @@ async def open_lane(name: str, metrics: ProbeMetrics) -> AsyncIterator[Lane]:
     engine = FaultyEngine([ScriptedModel(tokens_per_second=4000, load_seconds=0.06, prefill_seconds=0.005)])
     async with OllamaServer(engine) as server:
         plan: TargetPlan = target_plan(server.url, model_plan(), name=name)
-        target = Target(plan, NoGpuMonitor(), metrics, lambda *_: asyncio.sleep(0))
+        target = Target(plan, GpuMonitor(), metrics, lambda *_: asyncio.sleep(0))
         pair = plan.pair(model_plan())
         metrics.add_pair(pair, model_plan())
         try:

@@ -26,8 +26,8 @@ from support.probing import model_plan, probing, target_plan
 from support.programs import free_port
 
 from exporter.errors import ProbeError, Reason
-from exporter.gpu.base import ProbedModel, Watch
-from exporter.gpu.none import NoGpuMonitor
+from exporter.gpu.base import ProbedModel
+from exporter.gpu.monitor import GpuMonitor, GpuWatch
 from exporter.logs import JsonFormatter, LogfmtFormatter
 from exporter.metrics.families import ProbeMetrics
 from exporter.ollama.transport import TargetAuth
@@ -297,10 +297,10 @@ async def test_no_command_tells_a_secret(tmp_path: Path) -> None:
         assert leaks(text) == []
 
 
-class FaultyGpus(NoGpuMonitor):
+class FaultyGpus(GpuMonitor):
     """A GPU library whose error quotes what it should not, cause and context included."""
 
-    async def watch(self, subject: ProbedModel) -> Watch:  # noqa: ARG002
+    async def watch(self, model: ProbedModel) -> GpuWatch:  # noqa: ARG002
         """Fail."""
         try:
             _fail(f"sent {TOKEN!r}")

@@ -1,67 +1,32 @@
-"""The commands that ask servers once and end: probe, calibrate, gpus."""
+"""The commands that ask servers once and end: probe, calibrate."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from exporter.commands.console import live_line, open_console, print_reading, reading_json
-from exporter.commands.gpus import CARD_COLUMNS, LABEL_COLUMNS, describe
-from exporter.errors import ProbeError, Reason
-from exporter.gpu.base import GpuMonitor, open_gpu_monitor
-from exporter.ollama.chain import ChunkRecorder, ReferenceChain
-from exporter.ollama.client import OllamaClient
+from exporter.commands.probers import models_to_probe, open_prober, print_failure, print_failure_json, print_json
+from exporter.errors import ProbeError
+from exporter.gpu.detect import open_gpu_monitor
+from exporter.ollama.chain import ChunkRecorder
 from exporter.plan import ModelKey, ModelPlan, TargetPlan
-from exporter.probing.discovery import discover
 from exporter.probing.prober import Prober
 from exporter.reading import Reading
 
-__all__ = ["calibrate", "open_console", "probe", "show_gpus"]
-
-log = logging.getLogger(__name__)
-
-
-@contextlib.asynccontextmanager
-async def _prober(target: TargetPlan, gpus: GpuMonitor) -> AsyncIterator[tuple[Prober, OllamaClient]]:
-    server = OllamaClient(target)
-    chain = ReferenceChain(target, server.auth)
-    try:
-        yield Prober(target, server, chain, gpus), server
-    finally:
-        await chain.close()
-        await server.close()
-
-
-async def _models(target: TargetPlan, server: OllamaClient) -> Sequence[ModelPlan]:
-    if not isinstance(target.models, str):
-        return target.models
-    models = await discover(target, server)
-    if not models:
-        remedy = "load one, or name the models" if target.models == "loaded" else "pull one with `ollama pull`"
-        raise ProbeError(Reason.MODEL_MISSING, f"no model that generates is {target.models} there", remedy)
-    return tuple(models.values())
+__all__ = ["calibrate", "open_console", "probe"]
 
 
 def _tell_failure(console: Console, pair: ModelKey, error: ProbeError, *, as_json: bool = False) -> None:
     if as_json:
-        _print_json(pair, reason=error.reason, detail=error.detail, remedy=error.remedy)
-        return
-    console.print(Text(f"{pair.model} on {pair.target} failed: {error.reason}: {error.detail}", style="red"))
-    console.print(Text(f"Remedy: {error.remedy}"))
-
-
-def _print_json(pair: ModelKey, **fields: Any) -> None:
-    print(json.dumps(pair._asdict() | fields))  # noqa: T201 - the command's output
+        print_failure_json(pair, error)
+    else:
+        print_failure(console, pair, error)
 
 
 async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool, console: Console) -> int:
@@ -69,13 +34,13 @@ async def probe(targets: Sequence[TargetPlan], *, reference: bool, as_json: bool
 
     `reference` asks as the reference program does: without options, and counting the words of the answer alone.
     """
-    gpus = await open_gpu_monitor(log)
+    gpus = await open_gpu_monitor()
     status = 0
     try:
         for target in targets:
-            async with _prober(target, gpus) as (prober, server):
+            async with open_prober(target, gpus) as (prober, server):
                 try:
-                    models = await _models(target, server)
+                    models = await models_to_probe(target, server)
                 except ProbeError as error:
                     _tell_failure(console, ModelKey(target.name, str(target.models)), error, as_json=as_json)
                     status = 1
@@ -101,14 +66,14 @@ async def _probe_one(prober: Prober, plan: ModelPlan, *, reference: bool, as_jso
         return False
     if not isinstance(outcome, Reading):
         if as_json:
-            _print_json(pair, skipped=outcome, remedy=outcome.text)
+            print_json(pair, skipped=outcome, remedy=outcome.text)
         else:
             console.print(Text(f"{pair.model} on {pair.target} was skipped ({outcome}): {outcome.text}"))
         return False
     if reference and outcome.figures.words is not None:
         outcome = replace(outcome, figures=replace(outcome.figures, words=len(outcome.text.split())))
     if as_json:
-        _print_json(pair, **reading_json(outcome))
+        print_json(pair, **reading_json(outcome))
     else:
         print_reading(console, pair, outcome)
     return True
@@ -135,14 +100,14 @@ async def calibrate(targets: Sequence[TargetPlan], *, runs: int, console: Consol
     Truncated readings, and those taken beside other work on the GPU, do not count. A pair with fewer than half of its
     runs clean gets no line.
     """
-    gpus = await open_gpu_monitor(log)
+    gpus = await open_gpu_monitor()
     calibrated: list[tuple[TargetPlan, list[Calibration]]] = []
     complete = True
     try:
         for target in targets:
-            async with _prober(target, gpus) as (prober, server):
+            async with open_prober(target, gpus) as (prober, server):
                 try:
-                    models = await _models(target, server)
+                    models = await models_to_probe(target, server)
                 except ProbeError as error:
                     _tell_failure(console, ModelKey(target.name, str(target.models)), error)
                     complete = False
@@ -202,34 +167,3 @@ def calibration_yaml(calibrated: Sequence[tuple[TargetPlan, Sequence[Calibration
         if not calibrations:
             lines[-1] += " []  # no pair had enough clean runs"
     return "\n".join(lines) + "\n"
-
-
-async def show_gpus(targets: Sequence[TargetPlan], console: Console) -> int:
-    """Show the cards of this machine, and how the label of each model on a local target would be chosen."""
-    gpus = await open_gpu_monitor(log)
-    subjects, remote = [], []
-    try:
-        for target in targets:
-            if not target.local:
-                remote.append(target.name)
-                continue
-            async with _prober(target, gpus) as (prober, server):
-                try:
-                    subjects += [await prober.probed_model(model) for model in await _models(target, server)]
-                except ProbeError as error:
-                    _tell_failure(console, ModelKey(target.name, "any model"), error)
-        report = await describe(gpus, subjects)
-    finally:
-        await gpus.close()
-    for columns, rows, nothing in (
-        (CARD_COLUMNS, report.cards, "No GPU can be read from here."),
-        (LABEL_COLUMNS, report.labels, "No local target answers."),
-    ):
-        table = Table(*columns)
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        console.print(table if rows else nothing, soft_wrap=False)
-    if remote:
-        names = ", ".join(remote)
-        console.print(Text(f"On other machines, labelled by their `gpu` key or by what the server claims: {names}"))
-    return 0

@@ -1,1 +1,1 @@
-"""Which GPU ran a model, and how it fared meanwhile."""
+"""Which GPU runs a model, and what state it is in while the model generates."""

@@ -1,108 +1,153 @@
-"""Which GPU ran a model, and how it fared meanwhile: the seam between a probe and a vendor's library.
+"""Types that the GPU package shares, and what a reader of one vendor's GPUs has to provide.
 
-A second vendor fits in as another `GpuMonitor`, chosen in `open_gpu_monitor`. The rules that
-hold for any vendor (who ran the model, who else was there, what is remembered) are in `attribution`, `contention` and
-`labels`, and read the plain values of `evidence`. A reader for AMD's sysfs would have to provide, for each card under
-`/sys/class/drm/card*/device`:
-
-* identity: `unique_id` as the uuid, the marketing name (`product_name`), the PCI address and the driver's version;
-* a sample that costs well under a millisecond: `gpu_busy_percent`, the shader clock (`hwmon/*/freq1_input`), the
-  highest of `temp*_input`, and power (`power1_average`, or `power1_input` where the card has it);
-* counters read at the first token and at the last, where there are any: energy (`energy1_input`, microjoules) and the
-  throttle times of `gpu_metrics`; without them the samples are integrated, as for an NVIDIA card that has none;
-* which processes hold memory on the card and their engine time (`drm-engine-compute` and `drm-memory-vram` in
-  `/proc/<pid>/fdinfo/*`, matched by `drm-pdev`), which gives the mean share of each process during a probe;
-* memory in use (`mem_info_vram_used`), and bus width and memory clock for the peak bandwidth.
-
-It is not built: no figure of it has been seen on such a card.
+To add a vendor, write one module with a `GpuReader` and add its opener to `exporter.gpu.detect.OPENERS`.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from exporter.plan import ModelKey
-from exporter.reading import GpuObservation
+from exporter.reading import ThrottleReason, check_numbers
+
+
+class ReaderUnavailableError(Exception):
+    """The GPUs of one vendor cannot be read. The message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One card of this machine."""
+    """One GPU of this machine, and what does not change about it. Empty or None is what is not known."""
 
     uuid: str
     name: str
+    """Product name, as the `gpu` label shows it."""
     index: int
     pci_bus_id: str
     vendor: str
     driver_version: str
+    partitioned: bool = False
+    """Whether it is divided into instances that appear to programs as separate GPUs (NVIDIA: MIG)."""
+    clock_max_hertz: float | None = None
+    peak_bandwidth_bytes_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_numbers(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The state of one GPU at one moment. None is what it does not report."""
+
+    at: float
+    """`time.monotonic` seconds."""
+    utilization_ratio: float | None = None
+    clock_hertz: float | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    throttled: frozenset[ThrottleReason] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_numbers(self)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the GPU reported nothing at all."""
+        values = (self.utilization_ratio, self.clock_hertz, self.temperature_celsius, self.power_watts, self.throttled)
+        return all(value is None for value in values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """The cumulative counters of one GPU at one moment."""
+
+    at: float
+    """`time.monotonic` seconds."""
+    energy_joules: float | None = None
+    throttled_seconds: Mapping[ThrottleReason, float] = field(default_factory=dict)
+    """Only the reasons that the GPU counts."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_numbers(self)
+
+
+class CardReader(Protocol):
+    """Reads one GPU. No method raises for what the GPU does not report, and each may block.
+
+    Numbers that are negative or not finite are None: see `valid`.
+    """
+
+    @property
+    def card(self) -> Card:
+        """The GPU. Its index counts the GPUs of this vendor."""
+
+    def sample(self, at: float) -> Sample:
+        """Return the current state. `at` is the caller's clock.
+
+        Called about four times a second during a probe, so it should take well under a millisecond.
+        """
+
+    def counters(self, clock: Callable[[], float]) -> Counters:
+        """Return the counters with the time of `clock` at which they were read: at the first token and at the last.
+
+        Without an energy counter, the power of the samples is integrated. Without a counter for a throttle reason,
+        its share of the samples counts.
+        """
+
+    def processes(self) -> Mapping[int, int | None] | None:
+        """Return the memory of each process on the GPU in bytes, by pid; None if processes cannot be listed."""
+
+    def shares(self, since: float) -> Mapping[int, float] | None:
+        """Return the mean share of the GPU's compute time that each process used since `since` (Unix seconds), by pid.
+
+        Empty if nothing is known since then; None if the GPU does not report it.
+        """
+
+    def memory_used(self) -> int | None:
+        """Return the memory in use on the GPU in bytes, by all processes together."""
+
+
+class GpuReader(Protocol):
+    """Reads the GPUs of one vendor. It is called from one thread at a time, never from the event loop."""
+
+    @property
+    def cards(self) -> Sequence[CardReader]:
+        """A reader for each GPU that can be read."""
+
+    def close(self) -> None:
+        """Release the vendor's library."""
+
+
+Opener = Callable[[], GpuReader]
+"""Opens the reader of one vendor. Raises ReaderUnavailableError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbedModel:
-    """What is known of a model that is about to be probed."""
+    """What is known about a model before it is probed."""
 
     key: ModelKey
     local: bool
     """Whether its server runs on this machine."""
     configured: str | None
-    """The operator's name for the card."""
+    """The target's `gpu` setting."""
     blob: str | None
-    """Hex digest of the model's file, from the `FROM` line of `/api/show`; the runner's command line holds it."""
-    size_bytes: int | None
+    """Hex digest of the model's file, from the `FROM` line of `/api/show`; the runner's command line contains it."""
     size_vram_bytes: int | None
-    """What `/api/ps` claims; it can be wrong."""
+    """What `/api/ps` reports; it can be wrong."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """How the `gpu` label of a model would be chosen now, and why so."""
+def valid(value: float | None, *, times: float = 1, per: float = 1) -> float | None:
+    """Return `value * times / per`, to convert what a library reports to base units.
 
-    label: str
-    reason: str
-
-
-class Watch(Protocol):
-    """One probe being watched. Its methods are called on the event loop and return at once, but for `finish`."""
-
-    def first_token(self) -> None:
-        """Say that the first text has just arrived: the state to report begins here."""
-
-    async def finish(self) -> GpuObservation:
-        """End the watch at the last token and return what was seen. Never raises for what a card cannot tell."""
-
-    def abandon(self) -> None:
-        """End the watch of a probe that failed or was cancelled."""
-
-
-class GpuMonitor(Protocol):
-    """The cards of this machine."""
-
-    def cards(self) -> tuple[Card, ...]:
-        """Return the cards found at start."""
-
-    async def watch(self, subject: ProbedModel) -> Watch:
-        """Begin to watch, just before the request is sent."""
-
-    async def explain(self, subject: ProbedModel) -> Explanation:
-        """Return how the label would be chosen from what can be seen now, without a probe."""
-
-    def forget(self, key: ModelKey) -> None:
-        """Drop what is remembered of a pair that left the configuration."""
-
-    async def close(self) -> None:
-        """Release the vendor's library."""
-
-
-async def open_gpu_monitor(log: logging.Logger) -> GpuMonitor:
-    """Return the cards of this machine, or none. What was found is said once, at info level; nothing is raised."""
-    from exporter.gpu.monitor import open_nvidia  # noqa: PLC0415 - likewise
-    from exporter.gpu.none import NoGpuMonitor  # noqa: PLC0415 - it imports this module
-    from exporter.gpu.nvidia import NoDriverError  # noqa: PLC0415 - likewise
-
-    try:
-        return await open_nvidia(log)
-    except NoDriverError as error:
-        log.info("no GPU can be read here, so the gpu label is the configured one or the server's claim: %s", error)
-        return NoGpuMonitor()
+    None if the value is None, negative or not finite: no metric may have such a value.
+    """
+    if value is None or not 0 <= value < math.inf:
+        return None
+    return value * times / per

@@ -1,4 +1,4 @@
-"""From a verdict to the `gpu` label, and how long a label lasts: it changes on evidence, not on noise."""
+"""The `gpu` label: how it is chosen, and how long it stays. It changes on evidence, not on noise."""
 
 from __future__ import annotations
 
@@ -7,73 +7,87 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from exporter.gpu.attribution import Attribution
-from exporter.gpu.base import ProbedModel
+from exporter.gpu.base import Card, ProbedModel
 from exporter.plan import ModelKey
 from exporter.reading import CPU, UNKNOWN
 
-
-def product(names: Sequence[str]) -> str:
-    """Return the label of the cards of these names: `NVIDIA H200`, `2x NVIDIA H200`, or unlike ones joined by ` + `."""
-    return " + ".join(name if count == 1 else f"{count}x {name}" for name, count in Counter(names).items())
+CONFIGURED = "Set by `gpu` of the target."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A label, the cards that it stands for, and why."""
+class LabelChoice:
+    """A `gpu` label, and why it was chosen."""
 
     label: str
-    cards: tuple[int, ...]
+    cards: tuple[Card, ...] = ()
+    """The GPUs that it stands for."""
     reason: str
+    """One or more sentences."""
 
 
-def choose(verdict: Attribution, subject: ProbedModel, names: Sequence[str], *, mig: bool) -> Choice:
-    """Return the label of a model on this machine: what was seen, else the configured one, else the only card's.
+def reported_label(model: ProbedModel) -> LabelChoice:
+    """Return the label where no GPU can be read: `cpu` if the server reports that, the configured one, `unknown`."""
+    if model.size_vram_bytes == 0:
+        return LabelChoice(label=CPU, reason="The server reports that no part of the model is on a GPU (size_vram 0).")
+    if model.configured:
+        return LabelChoice(label=model.configured, reason=CONFIGURED)
+    reason = "No GPU of the server's machine can be read from here. Set `gpu` of the target to name it."
+    return LabelChoice(label=UNKNOWN, reason=reason)
 
-    `mig` says that a card is in MIG mode: such a card is not taken for the only one.
+
+def choose_label(attribution: Attribution, model: ProbedModel, cards: Sequence[Card]) -> LabelChoice:
+    """Return the label of a model on this machine: what was observed, the configured one, the only GPU, `unknown`.
+
+    `cards` are all GPUs of this machine. If the model was observed on a GPU, that GPU has the configured name.
     """
-    cards, reason = verdict.cards, verdict.reason
-    if cards == ():
-        return Choice(label=CPU, cards=(), reason=reason)
-    if cards is None and len(names) == 1 and not mig:
-        cards, reason = (0,), f"the only card; {reason}"
-    if subject.configured:
-        return Choice(label=subject.configured, cards=cards or (), reason=f"configured (`gpu` of the target); {reason}")
-    if cards is None:
-        return Choice(label=UNKNOWN, cards=(), reason=reason)
-    return Choice(label=product([names[number] for number in cards]), cards=cards, reason=reason)
+    used, reason = attribution.cards, attribution.reason
+    if used == ():
+        return LabelChoice(label=CPU, reason=reason)
+    if used is None and len(cards) == 1 and not cards[0].partitioned:
+        used, reason = tuple(cards), f"{reason} This machine has only one GPU."
+    if model.configured:
+        return LabelChoice(label=model.configured, cards=used or (), reason=f"{CONFIGURED} {reason}")
+    if used is None:
+        return LabelChoice(label=UNKNOWN, reason=reason)
+    return LabelChoice(label=product([card.name for card in used]), cards=used, reason=reason)
+
+
+def product(names: Sequence[str]) -> str:
+    """Return the label for product names: `NVIDIA H200`, `2x NVIDIA H200`, different ones joined by ` + `."""
+    return " + ".join(name if count == 1 else f"{count}x {name}" for name, count in Counter(names).items())
 
 
 @dataclass(slots=True)
-class Remembered:
-    """What holds of one key, and what the newest probe said against it."""
-
-    holds: Attribution
-    against: Attribution | None = None
+class _Entry:
+    current: Attribution
+    contradicted_by: Attribution | None = None
+    """The last probe's, if it says otherwise."""
 
 
 @dataclass(slots=True)
-class Labels:
-    """What was observed of each key. It holds until evidence of two probes, or a changed runner, overturns it."""
+class AttributionHistory:
+    """The current attribution of each model. Two probes, or a changed runner, are needed to change it."""
 
-    remembered: dict[ModelKey, Remembered] = field(default_factory=dict)
+    _entries: dict[ModelKey, _Entry] = field(default_factory=dict)
 
-    def settle(self, key: ModelKey, verdict: Attribution) -> Attribution:
-        """Take a probe's verdict and return the one that holds. A fall to the CPU holds at once."""
-        past = self.remembered.get(key)
-        if verdict.cards is None:
-            return past.holds if past else verdict
-        if past is None or self._overturns(past, verdict):
-            self.remembered[key] = Remembered(verdict)
-            return verdict
-        past.against = verdict
-        return past.holds
+    def update(self, key: ModelKey, attribution: Attribution) -> Attribution:
+        """Take the attribution of a new probe and return the current one. A fall to the CPU counts at once."""
+        entry = self._entries.get(key)
+        if attribution.cards is None:
+            return entry.current if entry else attribution
+        if entry is None or _replaces(entry, attribution):
+            self._entries[key] = _Entry(attribution)
+            return attribution
+        entry.contradicted_by = attribution
+        return entry.current
 
     def forget(self, key: ModelKey) -> None:
-        """Drop what is remembered of a key."""
-        self.remembered.pop(key, None)
+        """Drop what is stored of a model."""
+        self._entries.pop(key, None)
 
-    @staticmethod
-    def _overturns(past: Remembered, verdict: Attribution) -> bool:
-        moved = None not in {past.holds.runner, verdict.runner} and past.holds.runner != verdict.runner
-        again = past.against is not None and past.against.cards == verdict.cards
-        return not verdict.cards or verdict.cards == past.holds.cards or moved or again
+
+def _replaces(entry: _Entry, attribution: Attribution) -> bool:
+    runners = {entry.current.runner, attribution.runner}
+    reloaded = None not in runners and len(runners) > 1
+    repeated = entry.contradicted_by is not None and entry.contradicted_by.cards == attribution.cards
+    return not attribution.cards or attribution.cards == entry.current.cards or reloaded or repeated

@@ -1,220 +1,188 @@
-"""NVIDIA's cards: samples them while probes run, and tells of each probe who ran the model and how the card fared."""
+"""Observes the GPUs of this machine while probes run: which of them ran the model, their state, and contention."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import logging
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from exporter.gpu.attribution import Attribution, attribute
-from exporter.gpu.base import Card, Explanation, ProbedModel, Watch
+from exporter.gpu.attribution import UNREADABLE, attribute
+from exporter.gpu.base import Card, CardReader, GpuReader, ProbedModel
 from exporter.gpu.contention import contention
-from exporter.gpu.evidence import CardEvidence, Evidence, state
-from exporter.gpu.labels import Choice, Labels, choose
-from exporter.gpu.none import ClaimWatch, claim
-from exporter.gpu.nvidia import NoDriverError, Nvml
+from exporter.gpu.evidence import CardEvidence, Evidence, gpu_state
+from exporter.gpu.labels import AttributionHistory, LabelChoice, choose_label, reported_label
 from exporter.gpu.processes import Processes
 from exporter.gpu.recording import Clock, Recording
 from exporter.gpu.worker import Worker
+from exporter.logs import get_logger
 from exporter.plan import ModelKey
 from exporter.reading import GpuObservation
 
-OPEN_SECONDS = 10.0
-"""How long the driver may take to wake its cards: seconds, where persistence mode is off."""
 SAMPLE_SECONDS = 0.25
 
+log = get_logger(__name__)
 
-async def open_nvidia(
-    log: logging.Logger,
-    load: Callable[[], Any] = lambda: importlib.import_module("pynvml"),
-    *,
-    processes: Processes | None = None,
-    clock: Clock | None = None,
-    sample_seconds: float = SAMPLE_SECONDS,
-) -> NvidiaMonitor:
-    """Return NVIDIA's cards. `load` returns the object with NVML's function names.
 
-    Raises NoDriverError, whose message says what is missing.
+class GpuMonitor:
+    """The GPUs of this machine, of any vendor. It reads them only while a probe of a local server runs.
+
+    Without readers, and for servers elsewhere, all it knows is the configured label and what the server reports.
     """
-    worker = Worker(log)
-    try:
-        opening = asyncio.wrap_future(worker.submit(lambda: Nvml(load())))
-        nvml = await asyncio.wait_for(opening, OPEN_SECONDS)
-    except BaseException as error:
-        worker.close()
-        if isinstance(error, TimeoutError):
-            raise NoDriverError(f"NVML: the driver did not answer within {OPEN_SECONDS:g} s") from error
-        if isinstance(error, Exception) and not isinstance(error, NoDriverError):
-            raise NoDriverError(f"NVML: {error}") from error
-        raise
-    for fixed in nvml.fixed:
-        card = fixed.card
-        log.info("found card %d: %s, %s, driver %s", card.index, card.name, card.uuid, card.driver_version)
-    return NvidiaMonitor(
-        nvml=nvml,
-        worker=worker,
-        log=log,
-        processes=processes or Processes(),
-        clock=clock or Clock(),
-        sample_seconds=sample_seconds,
-    )
-
-
-class NvidiaMonitor:
-    """The room of NVIDIA's cards. It asks the driver nothing while no probe runs."""
 
     def __init__(
         self,
+        readers: Sequence[GpuReader] = (),
         *,
-        nvml: Nvml,
-        worker: Worker,
-        log: logging.Logger,
-        processes: Processes,
-        clock: Clock,
-        sample_seconds: float,
+        processes: Processes | None = None,
+        clock: Clock | None = None,
+        sample_seconds: float = SAMPLE_SECONDS,
     ) -> None:
-        self._nvml = nvml
-        self._worker = worker
-        self._log = log
-        self._processes = processes
-        self._clock = clock
+        self._readers = readers
+        self._cards = number_cards(readers)
+        self._worker = Worker()
+        self._processes = processes or Processes()
+        self._clock = clock or Clock()
         self._sample_seconds = sample_seconds
-        self._labels = Labels()
-        self._told: dict[ModelKey, str] = {}
+        self._history = AttributionHistory()
+        self._logged_labels: dict[ModelKey, str] = {}
         self._recordings: set[Recording] = set()
         self._sampling: asyncio.Task[None] | None = None
 
     def cards(self) -> tuple[Card, ...]:
-        """Return the cards found at start."""
-        return tuple(fixed.card for fixed in self._nvml.fixed)
+        """Return the GPUs that can be read."""
+        return tuple(self._cards)
 
-    async def watch(self, subject: ProbedModel) -> Watch:
-        """Begin to watch; a server elsewhere has no card here."""
-        if not subject.local:
-            return ClaimWatch(subject)
-        recording = await self._worker.ask(lambda: self._record(subject))
+    async def watch(self, model: ProbedModel) -> GpuWatch:
+        """Start to observe the GPUs, just before the request is sent."""
+        recording = None
+        if self._readable(model):
+            recording = await self._worker.ask(lambda: self._record(model))
         if recording is not None:
             self._recordings.add(recording)
             if self._sampling is None or self._sampling.done():
-                self._sampling = asyncio.create_task(self._sample())
-        return NvidiaWatch(self, subject, recording)
+                self._sampling = asyncio.create_task(self._keep_sampling(), name="GPU sampling")
+        return GpuWatch(self, model, recording)
 
-    async def explain(self, subject: ProbedModel) -> Explanation:
-        """Return how the label would be chosen by what is on the cards now."""
-        if not subject.local:
-            return claim(subject)
-        evidence = await self._worker.ask(lambda: self._record(subject).end())
-        verdict = attribute(evidence, subject) if evidence else UNANSWERED
-        choice = self._choose(verdict, subject)
-        return Explanation(label=choice.label, reason=choice.reason)
+    async def explain(self, model: ProbedModel) -> LabelChoice:
+        """Return the label that a model would get now, and why, without a probe."""
+        if not self._readable(model):
+            return reported_label(model)
+        evidence = await self._worker.ask(lambda: self._record(model).end())
+        return choose_label(attribute(evidence, model) if evidence else UNREADABLE, model, self.cards())
 
     def forget(self, key: ModelKey) -> None:
-        """Drop what was observed of a key."""
-        self._labels.forget(key)
-        self._told.pop(key, None)
+        """Drop what is stored of a model that left the configuration."""
+        self._history.forget(key)
+        self._logged_labels.pop(key, None)
 
     async def close(self) -> None:
-        """End the sampling and let the driver go."""
+        """Stop sampling and release the vendors' libraries."""
         self._recordings.clear()
         if self._sampling is not None:
             self._sampling.cancel()
             await asyncio.gather(self._sampling, return_exceptions=True)
-        await self._worker.ask(self._nvml.close)
+        for reader in self._readers:
+            await self._worker.ask(reader.close)
         self._worker.close()
 
     def first_token(self, recording: Recording) -> None:
-        """Have the state begin, as soon as the thread is free."""
-        self._worker.tell(recording.first_token)
+        """Begin the time for which the state is reported, as soon as the worker is free."""
+        self._worker.post(recording.first_token)
 
     async def sample(self) -> bool:
-        """Sample every card once for all watches; False where the driver does not answer."""
-        return await self._worker.ask(partial(self._sample_once, tuple(self._recordings))) is not None
+        """Sample every GPU once for all recordings; return whether the GPU libraries answered."""
+        return await self._worker.ask(lambda: self._sample(tuple(self._recordings))) is not None
 
     def drop(self, recording: Recording) -> None:
-        """Sample no more for a recording."""
+        """Take no more samples for a recording."""
         self._recordings.discard(recording)
 
     async def end(self, recording: Recording) -> Evidence | None:
-        """End a recording and return what was seen; None where the driver does not answer."""
+        """End a recording and return what was observed; None if a GPU library does not answer."""
         self.drop(recording)
         return await self._worker.ask(recording.end)
 
-    def observe(self, subject: ProbedModel, evidence: Evidence | None) -> GpuObservation:
-        """Return what the evidence of a probe says, in the light of the probes before."""
-        verdict = attribute(evidence, subject) if evidence else UNANSWERED
-        choice = self._choose(self._labels.settle(subject.key, verdict), subject)
-        if self._told.get(subject.key) != choice.label:
-            self._told[subject.key] = choice.label
-            self._log.info(
-                "gpu of %s on %s: %s (%s)", subject.key.model, subject.key.target, choice.label, choice.reason
-            )
-        uuids = tuple(self._nvml.fixed[number].card.uuid for number in choice.cards)
+    def observe(self, model: ProbedModel, evidence: Evidence | None) -> GpuObservation:
+        """Return what the evidence of one probe shows, given the probes before. None: there is no evidence."""
+        if not self._readable(model):
+            return GpuObservation(label=reported_label(model).label)
+        attribution = attribute(evidence, model) if evidence else UNREADABLE
+        choice = choose_label(self._history.update(model.key, attribution), model, self.cards())
+        self._log_change(model.key, choice)
+        uuids = tuple(card.uuid for card in choice.cards)
         if evidence is None:
             return GpuObservation(label=choice.label, uuids=uuids)
-        cards = [evidence.cards[number] for number in choice.cards]
+        cards = [card for card in evidence.cards if card.card in choice.cards]
         return GpuObservation(
             label=choice.label,
             uuids=uuids,
-            state=state(cards),
-            contended=contention(evidence, cards, verdict.runner),
+            state=gpu_state(cards),
+            contended=contention(evidence, cards, attribution.runner),
             peak_bandwidth_bytes_per_second=peak_bandwidth(cards),
         )
 
-    def _choose(self, verdict: Attribution, subject: ProbedModel) -> Choice:
-        fixed = self._nvml.fixed
-        return choose(verdict, subject, [one.card.name for one in fixed], mig=any(one.mig for one in fixed))
+    def _readable(self, model: ProbedModel) -> bool:
+        return bool(self._cards) and model.local
 
-    def _record(self, subject: ProbedModel) -> Recording:
-        return Recording(self._nvml, self._processes, self._clock, subject.blob)
+    def _log_change(self, key: ModelKey, choice: LabelChoice) -> None:
+        if self._logged_labels.get(key) != choice.label:
+            self._logged_labels[key] = choice.label
+            log.info("gpu label set", target=key.target, model=key.model, gpu=choice.label, reason=choice.reason)
 
-    async def _sample(self) -> None:
+    def _record(self, model: ProbedModel) -> Recording:
+        return Recording(self._cards, self._processes, self._clock, model.blob)
+
+    async def _keep_sampling(self) -> None:
         while self._recordings:
             await asyncio.sleep(self._sample_seconds)
             if not await self.sample():
                 return
 
-    def _sample_once(self, recordings: Sequence[Recording]) -> bool:
-        samples = [self._nvml.sample(number, self._clock.monotonic()) for number in range(len(self._nvml.fixed))]
+    def _sample(self, recordings: Iterable[Recording]) -> bool:
+        samples = {card: reader.sample(self._clock.monotonic()) for card, reader in self._cards.items()}
         for recording in recordings:
             recording.add(samples)
         return True
 
 
-class NvidiaWatch:
-    """One probe being watched; without a recording where the driver did not answer in time."""
+class GpuWatch:
+    """The observation of one probe. Its methods are called on the event loop, and only `finish` waits."""
 
-    def __init__(self, gpus: NvidiaMonitor, subject: ProbedModel, recording: Recording | None) -> None:
-        self._gpus = gpus
-        self._subject = subject
+    def __init__(self, monitor: GpuMonitor, model: ProbedModel, recording: Recording | None) -> None:
+        """Create the watch; without a recording if there is nothing to read, or a GPU library did not answer."""
+        self._monitor = monitor
+        self._model = model
         self._recording = recording
 
     def first_token(self) -> None:
-        """Begin the state."""
+        """Begin the time for which the state is reported: the first text has just arrived."""
         if self._recording is not None:
-            self._gpus.first_token(self._recording)
+            self._monitor.first_token(self._recording)
 
     async def finish(self) -> GpuObservation:
-        """Return what was seen, at worst the label alone."""
-        if self._recording is None:
-            return self._gpus.observe(self._subject, None)
-        return self._gpus.observe(self._subject, await self._gpus.end(self._recording))
+        """End the observation at the last token and return it. Never raises for what a GPU does not report."""
+        evidence = await self._monitor.end(self._recording) if self._recording is not None else None
+        return self._monitor.observe(self._model, evidence)
 
     def abandon(self) -> None:
-        """Forget what was recorded."""
+        """End the observation of a probe that failed or was cancelled."""
         if self._recording is not None:
-            self._gpus.drop(self._recording)
+            self._monitor.drop(self._recording)
 
 
-UNANSWERED = Attribution(cards=None, reason="the driver did not answer")
+def number_cards(readers: Iterable[GpuReader]) -> Mapping[Card, CardReader]:
+    """Return all GPUs with their readers. Each vendor counts from 0: each further vendor's indexes are shifted."""
+    cards: dict[Card, CardReader] = {}
+    for reader in readers:
+        first = max((card.index + 1 for card in cards), default=0)
+        cards |= {replace(each.card, index=first + each.card.index): each for each in reader.cards}
+    return cards
 
 
 def peak_bandwidth(cards: Sequence[CardEvidence]) -> float | None:
-    """Return the peak bandwidth of one card of the model's, None unless they are of one kind.
+    """Return the peak bandwidth of one of a model's GPUs, None unless they are all of one kind.
 
-    One card's also where the model spans several: Ollama splits by layers, and a token passes one card after the other.
+    One GPU's also for a model on several: Ollama splits by layers, and each token passes one GPU after the other.
     """
-    kinds = {(card.name, card.peak_bandwidth_bytes_per_second) for card in cards}
+    kinds = {(card.card.name, card.card.peak_bandwidth_bytes_per_second) for card in cards}
     return kinds.pop()[1] if len(kinds) == 1 else None

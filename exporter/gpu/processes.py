@@ -1,57 +1,75 @@
-"""Ollama's runners among this machine's processes, by their command lines.
+"""Finds Ollama's runners among the processes of this machine, by their command lines.
 
-`llama-server --model .../blobs/sha256-X ...` since Ollama 0.30, `ollama runner --model .../blobs/sha256-X ...` before.
+A runner is `llama-server --model .../blobs/sha256-DIGEST ...` since Ollama 0.30, and `ollama runner --model
+.../blobs/sha256-DIGEST ...` before.
+
+To list 500 command lines takes 13 ms with psutil, and 9 ms by reading `/proc`, which only Linux has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 
 BLOB = "sha256-"
-FIRST_NAMESPACE = "pid:[4026531836]"
-"""The machine's own pid namespace: Linux gives it this number always (`PROC_PID_INIT_INO`)."""
+MACHINE_NAMESPACE = "pid:[4026531836]"
+"""The machine's own pid namespace always has this number on Linux (`PROC_PID_INIT_INO`)."""
+
+CommandLine = Sequence[str]
 
 
-def blob_of(cmdline: bytes) -> str | None:
-    """Return the hex digest of the model that a runner's command line names, None for any other program."""
-    arguments = cmdline.decode(errors="replace").split("\0")
-    for flag, value in pairwise(arguments):
-        if flag == "--model" and (name := PurePosixPath(value).name).startswith(BLOB):
+def model_digest(command_line: CommandLine) -> str | None:
+    """Return the hex digest of the model that a runner's command line names; None for any other program."""
+    for flag, value in pairwise(command_line):
+        name = PureWindowsPath(value).name  # splits at both kinds of slashes
+        if flag == "--model" and name.startswith(BLOB):
             return name.removeprefix(BLOB)
     return None
 
 
+def list_command_lines() -> Iterable[tuple[int, CommandLine]]:
+    """Yield the pid and the command line of every process; empty if it may not be read."""
+    import psutil
+
+    for process in psutil.process_iter(["cmdline"]):
+        yield process.pid, process.info["cmdline"] or ()
+
+
+def read_command_line(pid: int) -> CommandLine | None:
+    """Return a process's command line: empty if it may not be read, None if there is no such process."""
+    import psutil
+
+    try:
+        return tuple(psutil.Process(pid).cmdline())
+    except (psutil.AccessDenied, psutil.ZombieProcess):
+        return ()
+    except psutil.NoSuchProcess:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """What this process may see of the others."""
+    """The processes that are visible from here."""
 
-    root: Path = Path("/proc")
-
-    def visible(self, pid: int) -> bool:
-        """Return whether the pid means something here: in a container, or another pid namespace, it often does not."""
-        return (self.root / str(pid) / "cmdline").exists()
-
-    def blob(self, pid: int) -> str | None:
-        """Return the digest of the model that this process runs; None if it is no runner, is gone, or is hidden."""
-        try:
-            return blob_of((self.root / str(pid) / "cmdline").read_bytes())
-        except OSError:
-            return None
-
-    def of_the_machine(self) -> bool:
-        """Return whether every process of the machine can be seen, under the pid by which a driver knows it."""
-        try:
-            return str((self.root / "self" / "ns" / "pid").readlink()) == FIRST_NAMESPACE
-        except OSError:
-            return False
+    command_lines: Callable[[], Iterable[tuple[int, CommandLine]]] = list_command_lines
+    command_line: Callable[[int], CommandLine | None] = read_command_line
+    """None where the pid does not exist: in a container, the pids that a GPU library reports often do not."""
+    namespace: Path | None = Path("/proc/self/ns/pid") if sys.platform == "linux" else None
+    """The link that names this process's pid namespace; None where there are no pid namespaces."""
 
     def runners(self) -> Mapping[int, str]:
-        """Return every Ollama runner that can be seen: its pid and its model's digest."""
+        """Return every visible Ollama runner: its pid and its model's digest."""
+        digests = ((pid, model_digest(command_line)) for pid, command_line in self.command_lines())
+        return {pid: digest for pid, digest in digests if digest is not None}
+
+    def in_machine_namespace(self) -> bool:
+        """Return whether pids here are those of the machine, which a GPU driver reports."""
+        if self.namespace is None:
+            return True
         try:
-            pids = [int(entry.name) for entry in self.root.iterdir() if entry.name.isdecimal()]
+            return str(self.namespace.readlink()) == MACHINE_NAMESPACE
         except OSError:
-            return {}
-        return {pid: blob for pid in pids if (blob := self.blob(pid)) is not None}
+            return False

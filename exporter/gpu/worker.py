@@ -1,37 +1,39 @@
-"""The room's one thread: a driver is not asked from two sides at once, and never from the event loop."""
+"""The thread that calls the GPU libraries: one call at a time, and never from the event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TypeVar
 
+from exporter.logs import get_logger
+
 T = TypeVar("T")
 
 ANSWER_SECONDS = 1.0
-"""How long a probe waits for the driver, at its beginning and at its end."""
+"""How long a probe waits for the GPU library, at its start and at its end."""
 
-
-FAILED = "the GPU's driver failed; going on without it"
+log = get_logger(__name__)
 
 
 class Worker:
-    """Runs calls one after the other. Its thread is a daemon, so that a driver that hangs cannot hold up the exit."""
+    """Runs functions one after the other on a thread, which starts with the first of them.
 
-    def __init__(self, log: logging.Logger, answer_seconds: float = ANSWER_SECONDS) -> None:
-        self._log = log
+    It is a daemon thread, so that a library that hangs does not delay the exit.
+    """
+
+    def __init__(self, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._answer_seconds = answer_seconds
         self._hung: Future[None] | None = None
-        """Done as soon as a driver that hung goes on."""
+        """Done as soon as a library that hung answers again."""
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        threading.Thread(target=self._work, name="gpu", daemon=True).start()
+        self._thread: threading.Thread | None = None
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
-        """Have `function` called on the thread, after all that was submitted before."""
+        """Run `function` on the thread after everything submitted before, and return its future."""
         future: Future[T] = Future()
 
         def call() -> None:
@@ -39,38 +41,44 @@ class Worker:
                 return
             try:
                 future.set_result(function())
-            except BaseException as error:  # noqa: BLE001 - it is the caller's, whatever it is
+            except BaseException as error:  # noqa: BLE001 - passed on to the caller
                 future.set_exception(error)
 
         self._calls.put(call)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="gpu", daemon=True)
+            self._thread.start()
         return future
 
     async def ask(self, function: Callable[[], T]) -> T | None:
-        """Return what `function` answers on the thread; None if the driver fails or hangs, at once while it does."""
+        """Run `function` on the thread and return its result; None if it fails or hangs.
+
+        While a call hangs, return None at once.
+        """
         if self._hung is not None and not self._hung.done():
             return None
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self.submit(function)), self._answer_seconds)
         except TimeoutError:
-            self._log.warning("the GPU's driver did not answer within %g s; going on without it", self._answer_seconds)
+            log.warning("GPU library does not answer, continuing without it", timeout_seconds=self._answer_seconds)
             self._hung = self.submit(lambda: None)
-        except Exception:  # noqa: BLE001 - a probe goes on, whatever a driver does
-            self._log.exception(FAILED)
+        except Exception:
+            log.exception("GPU library failed, continuing without it")
         return None
 
-    def tell(self, function: Callable[[], object]) -> None:
-        """Have `function` called as soon as the thread is free, and do not wait for it."""
+    def post(self, function: Callable[[], object]) -> None:
+        """Run `function` on the thread as soon as it is free, without waiting for it."""
 
         def call() -> None:
             try:
                 function()
-            except Exception:  # noqa: BLE001 - likewise
-                self._log.exception(FAILED)
+            except Exception:
+                log.exception("GPU library failed, continuing without it")
 
         self.submit(call)
 
     def close(self) -> None:
-        """Let the thread end after what has been submitted; it is not waited for."""
+        """End the thread after what has been submitted, without waiting for it."""
         self._calls.put(None)
 
     def _work(self) -> None:

@@ -77,8 +77,14 @@ def _cards_of_model(state: ModelState) -> Iterable[Labels]:
 
 
 def _card(card: Card) -> Labels:
-    labels = {name: str(value) for name, value in asdict(card).items()}
-    return {"uuid": labels.pop("uuid"), "gpu": labels.pop("name"), **labels}
+    return {
+        "uuid": card.uuid,
+        "gpu": card.name,
+        "index": str(card.index),
+        "pci_bus_id": card.pci_bus_id,
+        "vendor": card.vendor,
+        "driver_version": card.driver_version,
+    }
 
 
 READINGS: tuple[Family[Reading], ...] = (

@@ -6,7 +6,8 @@ import asyncio
 import time
 
 from exporter.errors import ProbeError, Reason, SkipReason
-from exporter.gpu.base import GpuMonitor, ProbedModel
+from exporter.gpu.base import ProbedModel
+from exporter.gpu.monitor import GpuMonitor
 from exporter.logs import get_logger
 from exporter.ollama.chain import ChunkRecorder, ReferenceChain
 from exporter.ollama.client import OllamaClient
@@ -91,7 +92,6 @@ class Prober:
             local=self.target.local,
             configured=self.target.gpu,
             blob=file.blob if file else None,
-            size_bytes=loaded.size_bytes if loaded else None,
             size_vram_bytes=loaded.size_vram_bytes if loaded else None,
         )
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from exporter.errors import Failure, ProbeError, Reason, SkipReason
-from exporter.gpu.base import GpuMonitor
+from exporter.gpu.monitor import GpuMonitor
 from exporter.logs import get_logger
 from exporter.ollama.chain import ReferenceChain
 from exporter.ollama.client import OllamaClient

@@ -1,40 +1,96 @@
-"""What the command `gpus` shows."""
+"""What `gpus` prints."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from io import StringIO
 
-from support.gpu_stage import H100, OTHER_MODEL, Stage, subject
+import pytest
+from rich.console import Console
+from support.gpu_stage import H100, OTHER_MODEL, Stage, probed_model
+from support.probing import model_plan, target_plan
 
-from exporter.commands.gpus import CARD_COLUMNS, LABEL_COLUMNS, describe
-from exporter.gpu.none import NoGpuMonitor
+from exporter.commands.gpus import print_cards, print_labels, show_gpus
+from exporter.embedded.protocol import OllamaServer
+from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
+from exporter.gpu.detect import OPENERS
+from exporter.plan import ModelKey
 from exporter.reading import UNKNOWN
 
 
-async def test_cards_and_labels(tmp_path: Path) -> None:
-    """A row for each card, and for each model its label and the reason."""
-    stage = Stage("nvml-2xh100.json", tmp_path)
-    gpus = await stage.open()
+def printed(function: Callable[[Console], None]) -> list[list[str]]:
+    """Return the rows that a function prints as a table, or the text that it prints instead."""
+    console = Console(file=StringIO(), width=300)
+    function(console)
+    assert isinstance(console.file, StringIO)
+    lines = [line for line in console.file.getvalue().splitlines() if line[:1] not in "┏┡└"]
+    return [[cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in lines]
+
+
+async def test_gpus_and_labels() -> None:
+    """A row for each GPU; for each model its label and why."""
+    stage = Stage("nvml-2xh100.json")
+    monitor = stage.open()
     stage.play("two_cards")
-    report = await describe(gpus, [subject(), subject(blob=OTHER_MODEL), subject(local=False)])
-    await gpus.close()
-    assert [row[:2] for row in report.cards] == [("0", H100), ("1", H100)]
-    assert all(len(row) == len(CARD_COLUMNS) for row in report.cards)
-    assert [row[2] for row in report.labels] == [f"2x {H100}", H100, UNKNOWN]
-    assert report.labels[0] == (
-        "here",
-        "llama3.1",
-        f"2x {H100}",
-        f"its runner (pid {stage.runner('two_cards')}) is on card 0 and card 1",
-    )
-    assert all(len(row) == len(LABEL_COLUMNS) for row in report.labels)
+    models = [
+        probed_model(),
+        probed_model(key=ModelKey("here", "b"), blob=OTHER_MODEL),
+        probed_model(key=ModelKey("there", "c"), local=False),
+    ]
+    choices = {model.key: await monitor.explain(model) for model in models}
+    await monitor.close()
+
+    header, *rows = printed(lambda console: print_cards(console, monitor.cards()))
+    assert header == ["index", "name", "uuid", "pci bus id", "vendor", "driver"]
+    assert rows == [
+        [str(card.index), H100, card.uuid, card.pci_bus_id, "NVIDIA", "580.159.04"] for card in monitor.cards()
+    ]
+    header, *rows = printed(lambda console: print_labels(console, choices))
+    assert header == ["target", "model", "gpu", "why"]
+    assert [row[:3] for row in rows] == [
+        ["here", "llama3.1", f"2x {H100}"],
+        ["here", "b", H100],
+        ["there", "c", UNKNOWN],
+    ]
+    assert f"pid {stage.runner('two_cards')}" in rows[0][3]
+    assert all(row[3] for row in rows)
 
 
-async def test_without_a_card() -> None:
-    """No card is an empty table, and each label still has its reason."""
-    report = await describe(NoGpuMonitor(), [subject()])
-    assert report.cards == ()
-    assert report.labels[0][2:] == (
-        UNKNOWN,
-        "no card of its machine can be read from here; set `gpu` of the target",
-    )
+@pytest.fixture
+def no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open no reader."""
+    monkeypatch.setitem(OPENERS, "NVIDIA", _unavailable)
+
+
+def _unavailable() -> Mapping[str, str]:
+    raise OSError("no driver")
+
+
+@pytest.mark.usefixtures("no_gpus")
+async def test_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    """It says so, prints how each label of a local target is chosen, and names the targets elsewhere."""
+    async with OllamaServer(ScriptedEngine([ScriptedModel("llama3.1")])) as server:
+        local = target_plan(server.url, model_plan(), local=True, gpu="My Card")
+        remote = replace(local, name="far", local=False)
+        status = await show_gpus([local, remote], Console(width=200))
+
+    text = capsys.readouterr().out
+    assert status == 0
+    assert "No GPU" in text
+    assert "My Card" in text
+    assert text.rstrip().endswith(": far")
+
+
+@pytest.mark.usefixtures("no_gpus")
+async def test_a_local_target_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its failure is printed, the other targets are still shown, and the exit status is 1."""
+    async with OllamaServer(ScriptedEngine([ScriptedModel("llama3.1")])) as server:
+        up = target_plan(server.url, model_plan(), local=True, gpu="My Card")
+        down = target_plan("http://127.0.0.1:1", model_plan(), local=True, name="down")
+        status = await show_gpus([down, up], Console(width=200))
+
+    text = capsys.readouterr().out
+    assert status == 1
+    assert "down failed: connect" in text
+    assert "My Card" in text

@@ -1,4 +1,4 @@
-"""probe, calibrate and gpus against a real HTTP server: what they print, and what they return."""
+"""probe and calibrate against a real HTTP server: what they print, and what they return."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.faults import Fault, FaultKind
 from support.faulty_ollama import FaultyEngine
 from support.probing import model_plan, target_plan, workload
 
-from exporter.commands.probe import calibrate, open_console, probe, show_gpus
+from exporter.commands.probe import calibrate, open_console, probe
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
 from exporter.plan import TargetPlan
@@ -109,7 +109,7 @@ async def test_a_skipped_probe_says_why(capsys: pytest.CaptureFixture[str]) -> N
     assert "when_unloaded: load" in answer["remedy"]
 
 
-@pytest.mark.parametrize(("models", "remedy"), [("installed", "ollama pull"), ("loaded", "load one")])
+@pytest.mark.parametrize(("models", "remedy"), [("installed", "ollama pull"), ("loaded", "Load a model")])
 async def test_nothing_to_probe_is_a_failure(models: Any, remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A server without a model that can generate is no success."""
     async with OllamaServer(FaultyEngine([])) as server:
@@ -214,18 +214,3 @@ async def test_a_target_that_is_down_gets_no_line(capsys: pytest.CaptureFixture[
     assert not complete
     assert "connect" in capsys.readouterr().err
     assert yaml.safe_load(lines) == {"targets": None}
-
-
-async def test_gpus_without_a_card(capsys: pytest.CaptureFixture[str]) -> None:
-    """It says that there is none to read, how each local label would be chosen, and what is elsewhere."""
-    async with OllamaServer(FaultyEngine([FAST])) as server:
-        local = target_plan(server.url, model_plan(), local=True, gpu="My Card")
-        remote = replace(local, name="far", local=False)
-        status = await show_gpus([local, remote], open_console())
-
-    text = capsys.readouterr().out
-    assert status == 0
-    assert "No GPU can be read from here." in text
-    assert "My Card" in text
-    assert "configured (`gpu` of the target)" in text
-    assert text.splitlines()[-1].endswith(": far")

@@ -1,22 +1,20 @@
-"""A load for NVIDIA cards that works when told to: each line on stdin is how many seconds to multiply matrices for.
+"""A load for NVIDIA GPUs: for each line on standard input, multiply matrices for that many seconds.
 
     python load.py [--model PATH] [--cards 0,1] [--gigabytes 2]
 
-`--model .../blobs/sha256-X` does nothing but stand in the command line, where it makes the process look like Ollama's
-runner. `--cards none` never touches a card: a runner that fell to the CPU. It says `ready`, and `done` after each line.
+`--model .../blobs/sha256-X` is not used: in the command line, it makes the process look like an Ollama runner. `--cards
+none` uses no GPU, like a runner on the CPU. It prints `ready`, and `done` after each line.
 """
 
 import argparse
-import importlib
 import sys
 import time
-from typing import Any
 
 SIZE = 4096
 
 
 def main() -> None:
-    """Work as told until stdin ends."""
+    """Work until standard input ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model")
     parser.add_argument("--cards", default="0")
@@ -24,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     matrices = []
     if options.cards != "none":
-        torch: Any = importlib.import_module("torch")  # a runner on the CPU does not need it
+        import torch  # noqa: PLC0415 - a runner on the CPU does not need it
 
         for card in options.cards.split(","):
             held = torch.empty(int(options.gigabytes * 1e9), dtype=torch.uint8, device=f"cuda:{card}")
@@ -36,7 +34,7 @@ def main() -> None:
     for line in sys.stdin:
         until = time.monotonic() + float(line)
         while time.monotonic() < until:
-            for matrix, _ in matrices:  # one card after the other, as layers are
+            for matrix, _ in matrices:  # one GPU after the other, as with a model's layers
                 for _ in range(20):
                     product = matrix @ matrix
                 product[0, 0].item()

@@ -1,20 +1,24 @@
-"""The label, and how long it lasts."""
+"""The label, and how long it stays."""
 
 from __future__ import annotations
 
 import pytest
-from support.gpu_stage import subject
+from support.gpu_stage import card, probed_model
 
 from exporter.gpu.attribution import Attribution
-from exporter.gpu.labels import Labels, choose, product
+from exporter.gpu.labels import AttributionHistory, choose_label, product, reported_label
 from exporter.reading import CPU, UNKNOWN
 
-PAIR = subject().pair
+KEY = probed_model().key
+A, B = card(0, name="A"), card(1, name="B")
 
 
-def says(cards: tuple[int, ...] | None, runner: int | None = None) -> Attribution:
-    """Return a probe's verdict."""
-    return Attribution(cards=cards, runner=runner, reason="because")
+def on(*indexes: int, runner: int | None = None) -> Attribution:
+    """Return a probe's attribution to these GPUs."""
+    return Attribution(cards=tuple((A, B)[index] for index in indexes), runner=runner, reason="Because.")
+
+
+UNDETERMINED = Attribution(cards=None, reason="Because.")
 
 
 @pytest.mark.parametrize(
@@ -26,79 +30,91 @@ def says(cards: tuple[int, ...] | None, runner: int | None = None) -> Attributio
     ],
 )
 def test_products(names: list[str], label: str) -> None:
-    """Short and human, however many cards a model spans."""
+    """A short label, however many GPUs a model spans."""
     assert product(names) == label
 
 
 @pytest.mark.parametrize(
-    ("cards", "configured", "names", "label", "shown"),
+    ("size_vram", "configured", "label"),
+    [(0, "mine", CPU), (5, "mine", "mine"), (None, "mine", "mine"), (None, None, UNKNOWN), (5, None, UNKNOWN)],
+)
+def test_the_reported_label(size_vram: int | None, configured: str | None, label: str) -> None:
+    """`cpu` if the server reports it, else the configured label, else `unknown`."""
+    choice = reported_label(probed_model(size_vram_bytes=size_vram, configured=configured))
+    assert (choice.label, choice.cards) == (label, ())
+    assert choice.reason
+
+
+@pytest.mark.parametrize(
+    ("attribution", "configured", "cards", "label", "used"),
     [
-        ((1,), None, ["A", "B"], "B", (1,)),
-        ((1,), "mine", ["A", "B"], "mine", (1,)),
-        ((), "mine", ["A", "B"], CPU, ()),
-        (None, "mine", ["A", "B"], "mine", ()),
-        (None, "mine", ["A"], "mine", (0,)),
-        (None, None, ["A"], "A", (0,)),
-        (None, None, ["A", "B"], UNKNOWN, ()),
+        (on(1), None, (A, B), "B", (B,)),
+        (on(1), "mine", (A, B), "mine", (B,)),
+        (on(), "mine", (A, B), CPU, ()),
+        (UNDETERMINED, "mine", (A, B), "mine", ()),
+        (UNDETERMINED, "mine", (A,), "mine", (A,)),
+        (UNDETERMINED, None, (A,), "A", (A,)),
+        (UNDETERMINED, None, (A, B), UNKNOWN, ()),
     ],
 )
 def test_the_order(
-    cards: tuple[int, ...] | None, configured: str | None, names: list[str], label: str, shown: tuple[int, ...]
+    attribution: Attribution, configured: str | None, cards: tuple[object, ...], label: str, used: tuple[object, ...]
 ) -> None:
-    """Observed, with the configured name; configured; the only card; unknown; and `cpu` whenever it was observed."""
-    choice = choose(says(cards), subject(configured=configured), names, mig=False)
-    assert (choice.label, choice.cards) == (label, shown)
-    assert "because" in choice.reason
+    """`cpu` if observed; the configured label; what was observed; the only GPU; `unknown`."""
+    choice = choose_label(attribution, probed_model(configured=configured), cards)  # type: ignore[arg-type]
+    assert (choice.label, choice.cards) == (label, used)
+    assert attribution.reason in choice.reason
 
 
-def test_an_only_card_in_mig_mode_is_unknown() -> None:
-    """Which part of it ran the model is not guessed."""
-    assert choose(says(None), subject(), ["A"], mig=True).label == UNKNOWN
+def test_an_only_gpu_that_is_partitioned_is_unknown() -> None:
+    """Which of its partitions ran the model is not known."""
+    assert choose_label(UNDETERMINED, probed_model(), [card(partitioned=True)]).label == UNKNOWN
 
 
-def test_one_probe_against_it_does_not_move_a_label() -> None:
-    """Two probes do; evidence for it in between starts the count again."""
-    labels = Labels()
-    assert labels.settle(PAIR, says((0,))).cards == (0,)
-    assert labels.settle(PAIR, says((1,))).cards == (0,)
-    assert labels.settle(PAIR, says((0,))).cards == (0,)
-    assert labels.settle(PAIR, says((1,))).cards == (0,)
-    assert labels.settle(PAIR, says((0, 1))).cards == (0,)
-    assert labels.settle(PAIR, says((0, 1))).cards == (0, 1)
+def test_two_probes_are_needed_to_change_an_attribution() -> None:
+    """They have to agree, and one that confirms the current attribution in between starts the count again."""
+    history = AttributionHistory()
+    assert history.update(KEY, on(0)) == on(0)
+    assert history.update(KEY, on(1)) == on(0)
+    assert history.update(KEY, on(0)) == on(0)
+    assert history.update(KEY, on(1)) == on(0)
+    assert history.update(KEY, on(0, 1)) == on(0)
+    assert history.update(KEY, on(0, 1)) == on(0, 1)
 
 
-def test_no_evidence_moves_nothing() -> None:
-    """A probe that could not tell leaves what was observed; before the first observation nothing holds."""
-    labels = Labels()
-    assert labels.settle(PAIR, says(None)).cards is None
-    labels.settle(PAIR, says((1,)))
-    assert labels.settle(PAIR, says(None)).cards == (1,)
+def test_an_undetermined_probe_changes_nothing() -> None:
+    """The current attribution stays; without one there is none."""
+    history = AttributionHistory()
+    assert history.update(KEY, UNDETERMINED) == UNDETERMINED
+    history.update(KEY, on(1))
+    assert history.update(KEY, UNDETERMINED) == on(1)
 
 
-def test_a_changed_runner_moves_a_label_at_once() -> None:
-    """A reload may have put the model elsewhere."""
-    labels = Labels()
-    labels.settle(PAIR, says((0,), runner=7))
-    assert labels.settle(PAIR, says((1,), runner=7)).cards == (0,)
-    assert labels.settle(PAIR, says((1,), runner=8)).cards == (1,)
+def test_a_new_runner_changes_an_attribution_at_once() -> None:
+    """The model was loaded again, perhaps onto another GPU."""
+    history = AttributionHistory()
+    history.update(KEY, on(0, runner=7))
+    assert history.update(KEY, on(1, runner=7)) == on(0, runner=7)
+    assert history.update(KEY, on(1, runner=8)) == on(1, runner=8)
 
 
-def test_a_fall_to_the_cpu_shows_at_the_next_probe() -> None:
-    """And so does the way back, with its new runner."""
-    labels = Labels()
-    labels.settle(PAIR, says((0,), runner=7))
-    assert labels.settle(PAIR, says(())).cards == ()
-    assert labels.settle(PAIR, says((0,))).cards == ()
-    assert labels.settle(PAIR, says((0,))).cards == (0,)
-    labels.settle(PAIR, says((), runner=8))
-    assert labels.settle(PAIR, says((0,), runner=9)).cards == (0,)
+def test_a_fall_to_the_cpu_counts_at_once() -> None:
+    """The way back counts at once only with a new runner."""
+    history = AttributionHistory()
+    history.update(KEY, on(0, runner=7))
+    assert history.update(KEY, on()) == on()
+    assert history.update(KEY, on(0)) == on()
+    assert history.update(KEY, on(0)) == on(0)
+    history.update(KEY, on(runner=8))
+    assert history.update(KEY, on(0, runner=9)) == on(0, runner=9)
 
 
-def test_pairs_do_not_share_a_label() -> None:
-    """Each pair is remembered, and forgotten, by itself."""
-    labels = Labels()
-    labels.settle(PAIR, says((0,)))
-    assert labels.settle(PAIR._replace(model="other"), says((1,))).cards == (1,)
-    labels.forget(PAIR)
-    labels.forget(PAIR)
-    assert labels.settle(PAIR, says((1,))).cards == (1,)
+def test_models_are_independent() -> None:
+    """Each model has its own attribution, and is forgotten alone."""
+    history, other = AttributionHistory(), KEY._replace(model="other")
+    history.update(KEY, on(0))
+    assert history.update(other, on(1)) == on(1)
+    history.forget(KEY)
+    history.forget(KEY)
+    assert history.update(KEY, on(1)) == on(1)
+    assert history.update(other, on(0)) == on(1)

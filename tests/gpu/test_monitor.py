@@ -1,4 +1,4 @@
-"""The NVIDIA room as a probe uses it, on what a real driver answered (tests/recordings/nvml-*.json)."""
+"""The monitor as a probe uses it, on what NVML answered on real GPUs (tests/recordings/nvml-*.json)."""
 
 from __future__ import annotations
 
@@ -6,65 +6,63 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pynvml
 import pytest
-from support.gpu_stage import H100, MODEL, OTHER_MODEL, Stage, fails, subject
+from support.gpu_stage import H100, MODEL, OTHER_MODEL, Stage, fails, probed_model
+from support.other_vendor import NAME, OtherCardReader, OtherReader
 
-from exporter.gpu.base import Explanation
-from exporter.gpu.monitor import NvidiaMonitor
-from exporter.reading import CPU, UNKNOWN, ThrottleReason
+from exporter.gpu.base import Sample
+from exporter.gpu.monitor import GpuMonitor
+from exporter.reading import CPU, UNKNOWN, GpuObservation, ThrottleReason
 
 ALONE = {"model": False, "gpu": False}
 COUNTERS = "nvmlDeviceGetFieldValues(0,[83, 74, 269, 270, 271])"
-
-
 NOT_SUPPORTED = fails(pynvml.NVML_ERROR_NOT_SUPPORTED)
-LOST = fails(pynvml.NVML_ERROR_GPU_IS_LOST)
+GB = 10**9
 
 
 @pytest.fixture
-def one(tmp_path: Path) -> Stage:
+def one() -> Stage:
     """One H100."""
-    return Stage("nvml-h100.json", tmp_path)
+    return Stage("nvml-h100.json")
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Stage:
+def two() -> Stage:
     """Two H100s."""
-    return Stage("nvml-2xh100.json", tmp_path)
+    return Stage("nvml-2xh100.json")
 
 
 @pytest.fixture
-async def gpus(one: Stage) -> AsyncIterator[NvidiaMonitor]:
-    """The room of the one H100."""
-    room = await one.open()
-    yield room
-    await room.close()
+async def monitor(one: Stage) -> AsyncIterator[GpuMonitor]:
+    """A monitor of the one H100."""
+    monitor = one.open()
+    yield monitor
+    await monitor.close()
 
 
 @pytest.fixture
-async def pair_gpus(two: Stage) -> AsyncIterator[NvidiaMonitor]:
-    """The room of the two H100s."""
-    room = await two.open()
-    yield room
-    await room.close()
+async def monitor_of_two(two: Stage) -> AsyncIterator[GpuMonitor]:
+    """A monitor of the two H100s."""
+    monitor = two.open()
+    yield monitor
+    await monitor.close()
 
 
-async def test_alone_on_one_card(one: Stage, gpus: NvidiaMonitor) -> None:
-    """The card that holds the runner's pid; its state from the first token to the last; nobody else there."""
-    seen = await one.probe(gpus, "alone")
-    assert (seen.label, seen.uuids) == (H100, (gpus.cards()[0].uuid,))
-    assert seen.contended == ALONE
-    assert seen.peak_bandwidth_bytes_per_second == pytest.approx(5120 * 2619e6 * 2 / 8)
-    (began, first), (ended, last) = one.scenes["alone"]["calls"][COUNTERS][-2:]
-    state = seen.state
+async def test_alone_on_one_gpu(one: Stage, monitor: GpuMonitor) -> None:
+    """The GPU with the runner's pid, its state from the first token to the last, and no contention."""
+    observation = await one.probe(monitor, "alone")
+    assert (observation.label, observation.uuids) == (H100, (monitor.cards()[0].uuid,))
+    assert observation.contended == ALONE
+    assert observation.peak_bandwidth_bytes_per_second == pytest.approx(5120 * 2619e6 * 2 / 8)
+    (started, first), (ended, last) = one.scenes["alone"]["calls"][COUNTERS][-2:]
+    state = observation.state
     assert state is not None
     assert state.energy_joules == pytest.approx((last[0]["value"] - first[0]["value"]) / 1000)
-    assert state.power_watts == pytest.approx(state.energy_joules / (ended - began), rel=0.03)
-    capped = (last[1]["value"] - first[1]["value"]) / 1e9 / (ended - began)
+    assert state.power_watts == pytest.approx(state.energy_joules / (ended - started), rel=0.03)
+    capped = (last[1]["value"] - first[1]["value"]) / 1e9 / (ended - started)
     assert state.throttled_ratio[ThrottleReason.SW_POWER_CAP] == pytest.approx(min(1, capped), rel=0.03)
     assert set(state.throttled_ratio) == set(ThrottleReason)
     assert state.clock_hertz is not None
@@ -75,225 +73,278 @@ async def test_alone_on_one_card(one: Stage, gpus: NvidiaMonitor) -> None:
     assert state.utilization_ratio == pytest.approx(0.98, abs=0.03)
 
 
-async def test_a_hot_card(tmp_path: Path) -> None:
-    """Thermal slowdown apart from the power cap, each by its counter; what has none by the samples."""
-    hot = Stage("nvml-h100-hot.json", tmp_path)
-    gpus = await hot.open()
-    state = (await hot.probe(gpus, "alone")).state
-    await gpus.close()
+async def test_a_hot_gpu() -> None:
+    """Thermal slowdown and the power cap each by their own counter; a reason without a counter by the samples."""
+    hot = Stage("nvml-h100-hot.json")
+    monitor = hot.open()
+    state = (await hot.probe(monitor, "alone")).state
+    await monitor.close()
     assert state is not None
-    (began, first), (ended, last) = hot.scenes["alone"]["calls"][COUNTERS][-2:]
+    (started, first), (ended, last) = hot.scenes["alone"]["calls"][COUNTERS][-2:]
     reasons = ("sw_power_cap", "sw_thermal", "hw_thermal", "hw_power_brake")
     for number, reason in enumerate(reasons, start=1):
-        share = (last[number]["value"] - first[number]["value"]) / 1e9 / (ended - began)
+        share = (last[number]["value"] - first[number]["value"]) / 1e9 / (ended - started)
         assert state.throttled_ratio[ThrottleReason(reason)] == pytest.approx(share, rel=0.03)
     assert state.throttled_ratio[ThrottleReason.SW_THERMAL] > 0.7
     assert 0.05 < state.throttled_ratio[ThrottleReason.HW_THERMAL] < 0.1
     assert 0.05 < state.throttled_ratio[ThrottleReason.HW_SLOWDOWN] < 0.2
 
 
-async def test_beside_another_program(one: Stage, gpus: NvidiaMonitor) -> None:
-    """A foreign process with SM time during the probe is `gpu`, not `model`."""
-    seen = await one.probe(gpus, "beside_foreign")
-    assert (seen.label, seen.contended) == (H100, {"model": False, "gpu": True})
+@pytest.mark.parametrize(
+    ("scene", "contended"),
+    [("beside_foreign", {"model": False, "gpu": True}), ("beside_model", {"model": True, "gpu": False})],
+)
+async def test_contention(one: Stage, monitor: GpuMonitor, scene: str, contended: dict[str, bool]) -> None:
+    """Another program on the GPU is `gpu`, another Ollama runner is `model`."""
+    observation = await one.probe(monitor, scene)
+    assert (observation.label, observation.contended) == (H100, contended)
 
 
-async def test_beside_another_model(one: Stage, gpus: NvidiaMonitor) -> None:
-    """Another Ollama runner with SM time during the probe is `model`, not `gpu`."""
-    seen = await one.probe(gpus, "beside_model")
-    assert (seen.label, seen.contended) == (H100, {"model": True, "gpu": False})
+async def test_a_model_on_two_gpus(two: Stage, monitor_of_two: GpuMonitor) -> None:
+    """`2x NAME`, the sum of the power, the bandwidth of one GPU."""
+    observation = await two.probe(monitor_of_two, "two_cards")
+    assert observation.label == f"2x {H100}"
+    assert observation.uuids == tuple(card.uuid for card in monitor_of_two.cards())
+    assert observation.contended == ALONE
+    assert observation.peak_bandwidth_bytes_per_second == pytest.approx(3.35232e12)
+    assert observation.state is not None
+    assert observation.state.power_watts is not None
+    assert 900 < observation.state.power_watts < 1300
+    assert observation.state.utilization_ratio == pytest.approx(0.49, abs=0.05)
 
 
-async def test_over_two_cards(two: Stage, pair_gpus: NvidiaMonitor) -> None:
-    """One pid on both cards: `2x NAME`, energy summed, bandwidth of one."""
-    seen = await two.probe(pair_gpus, "two_cards")
-    assert seen.label == f"2x {H100}"
-    assert seen.uuids == tuple(card.uuid for card in pair_gpus.cards())
-    assert seen.contended == ALONE
-    assert seen.peak_bandwidth_bytes_per_second == pytest.approx(3.35232e12)
-    assert seen.state is not None
-    assert seen.state.power_watts is not None
-    assert 900 < seen.state.power_watts < 1300
-    assert seen.state.utilization_ratio == pytest.approx(0.49, abs=0.05)
+async def test_a_program_on_another_gpu_is_no_contention(two: Stage, monitor_of_two: GpuMonitor) -> None:
+    """Of two equal GPUs only the runner's counts."""
+    observation = await two.probe(monitor_of_two, "foreign_on_other_card", probed_model(blob=OTHER_MODEL))
+    assert (observation.label, observation.uuids) == (H100, (monitor_of_two.cards()[0].uuid,))
+    assert observation.contended == ALONE
 
 
-async def test_another_program_on_the_other_card(two: Stage, pair_gpus: NvidiaMonitor) -> None:
-    """Of two identical cards the runner's is named, and a load on the other one is no contention."""
-    seen = await two.probe(pair_gpus, "foreign_on_other_card", subject(blob=OTHER_MODEL))
-    assert (seen.label, seen.uuids) == (H100, (pair_gpus.cards()[0].uuid,))
-    assert seen.contended == ALONE
-
-
-@pytest.mark.parametrize("claim", [0, 8 * 10**9, None], ids=["honest", "lying", "silent"])
+@pytest.mark.parametrize("size_vram", [0, 8 * GB, None], ids=["right", "wrong", "absent"])
 @pytest.mark.parametrize("scene", ["cpu_idle", "cpu_beside_foreign"])
 @pytest.mark.parametrize("configured", [None, "my card"])
-async def test_fall_to_the_cpu(
-    one: Stage, gpus: NvidiaMonitor, claim: int | None, scene: str, configured: str | None
+async def test_a_runner_on_no_gpu_is_on_the_cpu(
+    one: Stage, monitor: GpuMonitor, size_vram: int | None, scene: str, configured: str | None
 ) -> None:
-    """A runner on no card is `cpu`, whatever `/api/ps` claims, the configuration says, or others do on the card."""
-    model = subject(blob=OTHER_MODEL, size_vram_bytes=claim, configured=configured)
-    seen = await one.probe(gpus, scene, model)
-    assert (seen.label, seen.uuids, seen.state, seen.contended) == (CPU, (), None, {})
+    """Whatever `/api/ps` reports, the configuration says, or other programs do on the GPU."""
+    model = probed_model(blob=OTHER_MODEL, size_vram_bytes=size_vram, configured=configured)
+    assert await one.probe(monitor, scene, model) == GpuObservation(label=CPU)
 
 
-@pytest.mark.parametrize("claim", [0, 8 * 10**9], ids=["honest", "lying"])
-async def test_fall_to_the_cpu_where_pids_do_not_map(one: Stage, gpus: NvidiaMonitor, claim: int) -> None:
-    """In a container an idle card is evidence enough."""
-    model = subject(blob=OTHER_MODEL, size_vram_bytes=claim)
-    assert (await one.probe(gpus, "cpu_idle", model, processes=False)).label == CPU
+@pytest.mark.parametrize("size_vram", [0, 8 * GB], ids=["right", "wrong"])
+async def test_where_pids_do_not_match_idle_gpus_mean_the_cpu(one: Stage, monitor: GpuMonitor, size_vram: int) -> None:
+    """In a container, a GPU that stayed idle is evidence enough."""
+    model = probed_model(blob=OTHER_MODEL, size_vram_bytes=size_vram)
+    assert (await one.probe(monitor, "cpu_idle", model, processes=False)).label == CPU
 
 
-async def test_a_configured_label_names_what_was_observed(two: Stage, pair_gpus: NvidiaMonitor) -> None:
-    """The operator's name stands, for the cards that were seen."""
-    seen = await two.probe(pair_gpus, "two_cards", subject(configured="both H100s"))
-    assert (seen.label, len(seen.uuids)) == ("both H100s", 2)
+async def test_a_configured_label_names_the_observed_gpus(two: Stage, monitor_of_two: GpuMonitor) -> None:
+    """The label is the configured one, the uuids are those of the GPUs that ran the model."""
+    observation = await two.probe(monitor_of_two, "two_cards", probed_model(configured="both H100s"))
+    assert (observation.label, len(observation.uuids)) == ("both H100s", 2)
 
 
-async def test_where_pids_do_not_map_the_cards_that_rose_are_told(two: Stage, pair_gpus: NvidiaMonitor) -> None:
-    """A container: activity decides, and one busy pid on each card is the model's own."""
-    seen = await two.probe(pair_gpus, "two_cards", subject(size_vram_bytes=5 * 10**9), processes=False)
-    assert (seen.label, seen.contended) == (f"2x {H100}", ALONE)
+async def test_where_pids_do_not_match_active_gpus_count(two: Stage, monitor_of_two: GpuMonitor) -> None:
+    """In a container, one busy pid on each GPU is the model's own runner."""
+    model = probed_model(size_vram_bytes=5 * GB)
+    observation = await two.probe(monitor_of_two, "two_cards", model, processes=False)
+    assert (observation.label, observation.contended) == (f"2x {H100}", ALONE)
 
 
-async def test_where_pids_do_not_map_memory_has_the_last_word(two: Stage, pair_gpus: NvidiaMonitor) -> None:
-    """Cards that rose but cannot have held the model are not taken for it."""
-    seen = await two.probe(pair_gpus, "two_cards", subject(size_vram_bytes=40 * 10**9), processes=False)
-    assert (seen.label, seen.uuids) == (UNKNOWN, ())
+async def test_where_pids_do_not_match_active_gpus_need_enough_memory(two: Stage, monitor_of_two: GpuMonitor) -> None:
+    """GPUs that cannot hold the model did other work."""
+    model = probed_model(size_vram_bytes=40 * GB)
+    observation = await two.probe(monitor_of_two, "two_cards", model, processes=False)
+    assert (observation.label, observation.uuids) == (UNKNOWN, ())
 
 
-async def test_where_pids_do_not_map_two_busy_ones_are_contention(one: Stage, gpus: NvidiaMonitor) -> None:
-    """Of two busy pids one is not the model's; which kind of program it is cannot be told."""
-    assert (await one.probe(gpus, "beside_foreign", processes=False)).contended == {"gpu": True}
+async def test_where_pids_do_not_match_two_busy_processes_are_contention(one: Stage, monitor: GpuMonitor) -> None:
+    """One of two busy pids is not the model's runner; which kind of program it is, is unknown."""
+    assert (await one.probe(monitor, "beside_foreign", processes=False)).contended == {"gpu": True}
 
 
-async def test_container_with_translated_process_list_but_not_sm_times(one: Stage, gpus: NvidiaMonitor) -> None:
-    """New drivers list a container's own pids, yet time the host's: the runner is not its own foreigner."""
+async def test_a_container_in_which_only_the_process_list_is_translated(one: Stage, monitor: GpuMonitor) -> None:
+    """Recent drivers list the container's pids but report shares by the host's: the runner is still alone."""
     one.replay.changes["nvmlDeviceGetComputeRunningProcesses"] = lambda _: [{"pid": 7, "usedGpuMemory": 0}]
-    (one.proc / "7").mkdir()
-    (one.proc / "7" / "cmdline").write_bytes(f"ollama\0runner\0--model\0/blobs/sha256-{MODEL}\0".encode())
-    seen = await one.probe(gpus, "alone", processes=False)
-    assert (seen.label, seen.contended) == (H100, ALONE)
+    one.command_lines[7] = ("ollama", "runner", "--model", f"/blobs/sha256-{MODEL}")
+    observation = await one.probe(monitor, "alone", processes=False)
+    assert (observation.label, observation.contended) == (H100, ALONE)
 
 
-async def test_a_card_that_falls_off_the_bus(one: Stage, gpus: NvidiaMonitor) -> None:
-    """A reading without the GPU's state, not a failed probe; the label stays."""
-    assert (await one.probe(gpus, "alone")).state is not None
-
-    def fall() -> None:
-        for name in dir(pynvml):
-            if name.startswith("nvmlDevice"):
-                one.replay.changes[name] = LOST
-
-    seen = await one.probe(gpus, "alone", midway=fall)
-    assert (seen.label, seen.state) == (H100, None)
-    seen = await one.probe(gpus, "alone")
-    assert (seen.label, seen.state, seen.contended) == (H100, None, {})
+async def test_a_gpu_that_is_lost_during_a_probe(one: Stage, monitor: GpuMonitor) -> None:
+    """The observation has no state, the probe does not fail, and the label stays."""
+    assert (await one.probe(monitor, "alone")).state is not None
+    observation = await one.probe(monitor, "alone", midway=one.lose_gpus)
+    assert (observation.label, observation.state) == (H100, None)
+    observation = await one.probe(monitor, "alone")
+    assert (observation.label, observation.state, observation.contended) == (H100, None, {})
 
 
-async def test_a_card_without_an_energy_counter(one: Stage, gpus: NvidiaMonitor) -> None:
-    """Its energy is the integral of the sampled power, near what the counter would have said."""
-    by_counter = (await one.probe(gpus, "alone")).state
-    counters = "nvmlDeviceGetFieldValues"
-    one.replay.changes[counters] = lambda fields: [
-        {**one, "return": 3} if one["fieldId"] == 83 else one for one in fields
+async def test_a_gpu_without_an_energy_counter(one: Stage, monitor: GpuMonitor) -> None:
+    """The integral of the sampled power is close to what the counter reports."""
+    by_counter = (await one.probe(monitor, "alone")).state
+    one.replay.changes["nvmlDeviceGetFieldValues"] = lambda fields: [
+        {**each, "return": 3} if each["fieldId"] == 83 else each for each in fields
     ]
     one.replay.changes["nvmlDeviceGetTotalEnergyConsumption"] = NOT_SUPPORTED
-    by_samples = (await one.probe(gpus, "alone")).state
+    by_samples = (await one.probe(monitor, "alone")).state
     assert by_counter is not None
     assert by_samples is not None
     assert by_samples.energy_joules != by_counter.energy_joules
     assert by_samples.energy_joules == pytest.approx(by_counter.energy_joules, rel=0.08)
 
 
-async def test_an_old_card_without_fields(one: Stage, gpus: NvidiaMonitor) -> None:
-    """No field values at all: average power is integrated, and throttling is the share of the samples that say so."""
+async def test_an_old_gpu_without_counters(one: Stage, monitor: GpuMonitor) -> None:
+    """Power is the mean of the samples, and throttling is the share of the samples that report it."""
     one.replay.changes["nvmlDeviceGetFieldValues"] = NOT_SUPPORTED
     one.replay.changes["nvmlDeviceGetTotalEnergyConsumption"] = NOT_SUPPORTED
-    for scene in one.scenes.values():
-        scene["calls"].update(
-            {
-                "nvmlDeviceGetPowerUsage(0)": [[0.0, 250_000]],
-                "nvmlDeviceGetTotalEnergyConsumption(0)": [[0.0, 0]],
-            }
-        )
-    state = (await one.probe(gpus, "alone")).state
+    one.replay.changes["nvmlDeviceGetPowerUsage"] = lambda _: 250_000
+    state = (await one.probe(monitor, "alone")).state
     assert state is not None
     assert state.power_watts == pytest.approx(250)
     assert 0.5 < state.throttled_ratio[ThrottleReason.SW_POWER_CAP] <= 1
 
 
-async def test_a_card_that_tells_neither_memory_nor_processes(one: Stage, gpus: NvidiaMonitor) -> None:
-    """What is missing is absent; the only card is still the only card, and its state is told."""
-    for name in ("MemoryInfo", "ComputeRunningProcesses", "ProcessUtilization", "Temperature", "MemoryBusWidth"):
+async def test_a_gpu_that_reports_neither_memory_nor_processes(one: Stage, monitor: GpuMonitor) -> None:
+    """What is missing is absent, and the only GPU is still the label."""
+    for name in ("MemoryInfo", "ComputeRunningProcesses", "ProcessUtilization", "Temperature"):
         one.replay.changes[f"nvmlDeviceGet{name}"] = NOT_SUPPORTED
-    seen = await one.probe(gpus, "alone")
-    assert (seen.label, seen.contended) == (H100, {})
-    assert seen.state is not None
-    assert seen.state.temperature_celsius is None
-    assert seen.state.energy_joules is not None
+    observation = await one.probe(monitor, "alone")
+    assert (observation.label, observation.contended) == (H100, {})
+    assert observation.state is not None
+    assert observation.state.temperature_celsius is None
+    assert observation.state.energy_joules is not None
 
 
-async def test_mig_is_unknown_with_its_reason(one: Stage) -> None:
-    """A card in MIG mode is not guessed at; the operator's word is no guess."""
+@pytest.mark.parametrize("bad", [-1, float("nan")])
+async def test_numbers_that_are_not_valid_fail_no_probe(one: Stage, monitor: GpuMonitor, bad: float) -> None:
+    """The observation lacks what NVML reports wrongly, and has the rest."""
+    one.replay.changes["nvmlDeviceGetTemperature"] = lambda _: bad
+    one.replay.changes["nvmlDeviceGetFieldValues"] = lambda fields: [
+        {**each, "type": 0, "value": bad} for each in fields
+    ]
+    one.replay.changes["nvmlDeviceGetTotalEnergyConsumption"] = lambda _: bad
+    one.replay.changes["nvmlDeviceGetPowerUsage"] = lambda _: bad
+    observation = await one.probe(monitor, "alone")
+    assert observation.label == H100
+    assert observation.state is not None
+    assert observation.state.temperature_celsius is None
+    assert observation.state.energy_joules is None
+    assert observation.state.clock_hertz is not None
+
+
+async def test_a_reader_that_lets_a_bad_number_through_fails_no_probe(caplog: pytest.LogCaptureFixture) -> None:
+    """The error is logged, and the observation has no state."""
+    stage = Stage("nvml-h100.json")
+    monitor = stage.open(OtherReader((OtherCardReader(watts=-5.0, pids={1: None}),)))
+    observation = await stage.probe(monitor, "alone")
+    assert observation.state is None
+    assert "Sample.power_watts is -5.0" in caplog.text
+    await monitor.close()
+
+
+async def test_a_partitioned_gpu_is_unknown(one: Stage) -> None:
+    """MIG: which of its partitions ran the model is not known, unless the label is configured."""
     one.replay.changes["nvmlDeviceGetMigMode"] = lambda _: [1, 1]
-    gpus = await one.open()
-    assert (await one.probe(gpus, "alone")).label == UNKNOWN
-    assert "MIG" in (await gpus.explain(subject())).reason
-    assert (await one.probe(gpus, "alone", subject(configured="1g.10gb"))).label == "1g.10gb"
-    await gpus.close()
+    monitor = one.open()
+    assert (await one.probe(monitor, "alone")).label == UNKNOWN
+    assert "MIG" in (await monitor.explain(probed_model())).reason
+    assert (await one.probe(monitor, "alone", probed_model(configured="1g.10gb"))).label == "1g.10gb"
+    await monitor.close()
 
 
-async def test_a_server_elsewhere_has_no_card_here(one: Stage, gpus: NvidiaMonitor) -> None:
-    """The claim alone counts, and the driver is not asked."""
-    one.replay.calls = {}
-    for claim, configured, label in ((0, "A", CPU), (5, "A", "A"), (None, None, UNKNOWN)):
-        model = subject(local=False, size_vram_bytes=claim, configured=configured)
-        watch = await gpus.watch(model)
+async def test_gpus_of_two_vendors(one: Stage) -> None:
+    """Both are listed with indexes of their own, and a model gets the label of the one that it runs on."""
+    other = OtherCardReader(pids={77: 8 * 2**30})
+    reader = OtherReader((other,))
+    monitor = one.open(reader)
+    assert [(card.index, card.vendor, card.name) for card in monitor.cards()] == [
+        (0, "NVIDIA", H100),
+        (1, "AMD", NAME),
+    ]
+    one.command_lines[77] = ("ollama", "runner", "--model", f"/blobs/sha256-{'c' * 64}")
+
+    on_nvidia = await one.probe(monitor, "alone")
+    assert (on_nvidia.label, on_nvidia.uuids) == (H100, (monitor.cards()[0].uuid,))
+    assert on_nvidia.contended == ALONE
+    assert on_nvidia.state is not None
+    assert on_nvidia.state.clock_max_hertz == 1.98e9
+
+    other.started = False
+    model = probed_model(key=probed_model().key._replace(model="b"), blob="c" * 64)
+    on_other = await one.probe(monitor, "cpu_idle", model)
+    assert (on_other.label, on_other.uuids, on_other.contended) == (NAME, ("f00d",), {})
+    assert on_other.state is not None
+    assert on_other.state.power_watts == pytest.approx(300)
+    assert "GPU 1" in (await monitor.explain(model)).reason
+
+    await monitor.close()
+    assert reader.closed
+
+
+async def test_with_two_vendors_activity_decides_where_pids_do_not_match(one: Stage) -> None:
+    """Only the other vendor's GPU became active."""
+    monitor = one.open(OtherReader((OtherCardReader(pids={500: None}),)))
+    observation = await one.probe(monitor, "cpu_idle", probed_model(size_vram_bytes=8 * GB), processes=False)
+    assert (observation.label, observation.uuids) == (NAME, ("f00d",))
+    await monitor.close()
+
+
+@pytest.mark.parametrize(("with_gpu", "local"), [(True, False), (False, True), (False, False)])
+async def test_where_no_gpu_can_be_read(one: Stage, with_gpu: bool, local: bool) -> None:
+    """On a machine without GPUs, and for servers elsewhere, only the label is known, and no library is called."""
+    monitor = one.open() if with_gpu else GpuMonitor()
+    threads = threading.active_count()
+    for size_vram, configured, label in ((0, "A", CPU), (5, "A", "A"), (None, None, UNKNOWN)):
+        model = probed_model(local=local, size_vram_bytes=size_vram, configured=configured)
+        watch = await monitor.watch(model)
         watch.first_token()
-        seen = await watch.finish()
+        assert await watch.finish() == GpuObservation(label=label)
         watch.abandon()
-        assert (seen.label, seen.contended, seen.state) == (label, {}, None)
-        assert (await gpus.explain(model)).label == label
+        assert (await monitor.explain(model)).label == label
+        monitor.forget(model.key)
+    assert threading.active_count() == threads
+    await monitor.close()
 
 
 async def test_a_change_of_the_label_is_logged_once(
-    one: Stage, gpus: NvidiaMonitor, caplog: pytest.LogCaptureFixture
+    one: Stage, monitor: GpuMonitor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who wonders about a label finds its reason in the log."""
+    """With the model, the label and the reason."""
     with caplog.at_level(logging.INFO):
-        await one.probe(gpus, "alone")
-        await one.probe(gpus, "alone")
-    assert [record.getMessage() for record in caplog.records] == [
-        f"gpu of llama3.1 on here: {H100} (its runner (pid {one.runner('alone')}) is on card 0)"
-    ]
+        await one.probe(monitor, "alone")
+        await one.probe(monitor, "alone")
+    (record,) = caplog.records
+    fields = record.fields  # type: ignore[attr-defined]
+    assert (fields["target"], fields["model"], fields["gpu"]) == ("here", "llama3.1", H100)
+    assert f"pid {one.runner('alone')}" in fields["reason"]
 
 
-async def test_a_forgotten_pair_starts_anew(two: Stage, pair_gpus: NvidiaMonitor) -> None:
-    """What is remembered of a pair ends with it."""
-    model = subject()
-    await two.probe(pair_gpus, "two_cards", model)
-    for name in dir(pynvml):
-        if name.startswith("nvmlDevice"):
-            two.replay.changes[name] = LOST
-    assert (await two.probe(pair_gpus, "two_cards", model)).label == f"2x {H100}"
-    pair_gpus.forget(model.pair)
-    assert (await two.probe(pair_gpus, "two_cards", model)).label == UNKNOWN
+async def test_a_forgotten_model_starts_again(two: Stage, monitor_of_two: GpuMonitor) -> None:
+    """What is stored of a model ends with it."""
+    model = probed_model()
+    await two.probe(monitor_of_two, "two_cards", model)
+    two.lose_gpus()
+    assert (await two.probe(monitor_of_two, "two_cards", model)).label == f"2x {H100}"
+    monitor_of_two.forget(model.key)
+    assert (await two.probe(monitor_of_two, "two_cards", model)).label == UNKNOWN
 
 
-async def test_explanations(one: Stage, gpus: NvidiaMonitor) -> None:
-    """What `gpus` prints: by what is on the cards now, without a probe."""
+async def test_explain(one: Stage, monitor: GpuMonitor) -> None:
+    """The label by what is on the GPUs now, without a probe, and why."""
     one.play("alone")
-    reason = f"its runner (pid {one.runner('alone')}) is on card 0"
-    assert await gpus.explain(subject()) == Explanation(label=H100, reason=reason)
-    unloaded = await gpus.explain(subject(blob="c" * 64))
+    choice = await monitor.explain(probed_model())
+    assert (choice.label, choice.cards) == (H100, monitor.cards())
+    assert f"pid {one.runner('alone')}" in choice.reason
+    unloaded = await monitor.explain(probed_model(blob="c" * 64))
     assert unloaded.label == H100
-    assert unloaded.reason.startswith("the only card; no runner of the model is seen on a card")
+    assert "only one GPU" in unloaded.reason
     one.play("cpu_idle")
-    assert (await gpus.explain(subject(blob=OTHER_MODEL))).label == CPU
+    assert (await monitor.explain(probed_model(blob=OTHER_MODEL))).label == CPU
 
 
-async def test_the_driver_is_asked_during_probes_alone(one: Stage) -> None:
-    """Samples are taken by themselves while a probe is watched, and end with it, abandoned or finished."""
+async def test_gpus_are_sampled_only_during_probes(one: Stage) -> None:
+    """Sampling goes on while a probe is observed, and ends with it, finished or abandoned."""
     asked = 0
     enough = threading.Event()
 
@@ -305,35 +356,40 @@ async def test_the_driver_is_asked_during_probes_alone(one: Stage) -> None:
         return answer
 
     one.replay.changes["nvmlDeviceGetUtilizationRates"] = count
-    gpus = await one.open()
-    gpus._sample_seconds = 0.0
+    monitor = one.open(sample_seconds=0.0)
     one.play("alone")
     for end in ("abandon", "finish"):
         asked = 0
         enough.clear()
-        watch = await gpus.watch(subject())
+        watch = await monitor.watch(probed_model())
         watch.first_token()
         assert await asyncio.to_thread(enough.wait, 30)
         if end == "abandon":
             watch.abandon()
         else:
             await watch.finish()
-        assert gpus._sampling is not None
-        await asyncio.wait_for(gpus._sampling, 30)
+        assert monitor._sampling is not None
+        await asyncio.wait_for(monitor._sampling, 30)
         before = asked
-        await asyncio.wrap_future(gpus._worker.submit(lambda: None))
+        await asyncio.wrap_future(monitor._worker.submit(lambda: None))
         assert asked == before
-    await gpus.close()
+    await monitor.close()
 
 
-async def test_closing_in_the_middle_of_a_probe(one: Stage) -> None:
-    """The sampling ends and the driver is let go."""
+async def test_closing_during_a_probe(one: Stage) -> None:
+    """Sampling ends and NVML is shut down."""
     shut: list[None] = []
     one.replay.changes["nvmlShutdown"] = shut.append
-    gpus = await one.open()
+    monitor = one.open()
     one.play("alone")
-    await gpus.watch(subject())
-    await gpus.close()
+    await monitor.watch(probed_model())
+    await monitor.close()
     assert shut == [None]
-    assert gpus._sampling is not None
-    assert gpus._sampling.done()
+    assert monitor._sampling is not None
+    assert monitor._sampling.done()
+
+
+def test_a_sample_without_any_value_is_empty() -> None:
+    """One value is enough for a GPU to count as present."""
+    assert Sample(at=0.0).empty
+    assert not Sample(at=0.0, throttled=frozenset()).empty

@@ -1,81 +1,168 @@
-"""Opening NVIDIA's driver, and whose cards it shows."""
+"""The NVML reader, on recorded answers and on answers that NVML should not give but can."""
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import pynvml
 import pytest
-from support.gpu_stage import H100, LOG, Stage, fails
+from support.gpu_stage import H100, Stage, fails
 
-from exporter.gpu.base import open_gpu_monitor
-from exporter.gpu.monitor import open_nvidia
-from exporter.gpu.none import NoGpuMonitor
-from exporter.gpu.nvidia import NoDriverError
+from exporter.gpu.base import CardReader, ReaderUnavailableError
+from exporter.gpu.nvidia import NvidiaReader
+from exporter.reading import ThrottleReason
+
+NOT_SUPPORTED = fails(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 
 @pytest.fixture
-def one(tmp_path: Path) -> Stage:
+def one() -> Stage:
     """One H100."""
-    return Stage("nvml-h100.json", tmp_path)
+    return Stage("nvml-h100.json")
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Stage:
+def two() -> Stage:
     """Two H100s."""
-    return Stage("nvml-2xh100.json", tmp_path)
+    return Stage("nvml-2xh100.json")
 
 
-async def test_without_a_driver_the_daemon_runs_on(caplog: pytest.LogCaptureFixture) -> None:
-    """No driver on this machine: nothing is raised, and it is said once, at info level."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        pass
-    else:
-        pytest.skip("this machine has a card")
-    with caplog.at_level(logging.INFO):
-        gpus = await open_gpu_monitor(LOG)
-    assert isinstance(gpus, NoGpuMonitor)
-    assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert "no GPU can be read here" in caplog.text
+def reader(stage: Stage) -> CardReader:
+    """Return a reader of a machine's first GPU, while it generates."""
+    stage.play("alone")
+    return NvidiaReader(stage.replay).cards[0]
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
-async def test_a_driver_that_refuses_is_none(one: Stage, code: int) -> None:
-    """A driver that lets nobody in is no driver, and the message says why."""
+def test_a_driver_that_refuses_is_unavailable(one: Stage, code: int) -> None:
+    """The error contains NVML's own message."""
     one.replay.changes["nvmlInit"] = fails(code)
-    with pytest.raises(NoDriverError, match=r"NVML: (Insufficient Permissions|Driver Not Loaded)"):
-        await one.open()
+    with pytest.raises(ReaderUnavailableError, match=str(pynvml.NVMLError(code))):
+        NvidiaReader(one.replay)
 
 
-async def test_cards_that_may_not_be_opened_are_not_there(two: Stage) -> None:
-    """Without permission for any of the cards (a container without devices) there is none."""
+def test_without_permission_for_any_gpu_the_reader_is_unavailable(two: Stage) -> None:
+    """As in a container without devices: NVML is shut down again."""
+    shut: list[None] = []
     two.replay.changes["nvmlDeviceGetHandleByIndex"] = fails(pynvml.NVML_ERROR_NO_PERMISSION)
-    with pytest.raises(NoDriverError, match="shows no card to this user"):
-        await two.open()
+    two.replay.changes["nvmlShutdown"] = shut.append
+    with pytest.raises(ReaderUnavailableError):
+        NvidiaReader(two.replay)
+    assert shut == [None]
 
 
-async def test_a_library_that_is_missing_is_none() -> None:
-    """Whatever goes wrong at opening is told as a missing driver."""
-
-    def missing() -> Any:
-        raise ImportError("No module named 'pynvml'")
-
-    with pytest.raises(NoDriverError, match="NVML: No module named 'pynvml'"):
-        await open_nvidia(LOG, missing)
-
-
-async def test_identity(one: Stage, two: Stage) -> None:
-    """Each card by name, uuid as NVML gives it, PCI address and driver."""
-    gpus, pair_gpus = await one.open(), await two.open()
-    card = gpus.cards()[0]
+def test_what_identifies_a_gpu(one: Stage, two: Stage) -> None:
+    """Its name, its uuid as NVML reports it, PCI address, driver, clock and bandwidth; its index with two GPUs."""
+    card = NvidiaReader(one.replay).cards[0].card
     assert (card.name, card.vendor, card.driver_version) == (H100, "NVIDIA", "580.159.04")
     assert card.uuid.startswith("GPU-")
     assert card.pci_bus_id == "00000000:00:06.0"
-    assert [card.index for card in pair_gpus.cards()] == [0, 1]
-    assert len({card.uuid for card in pair_gpus.cards()}) == 2
-    await gpus.close()
-    await pair_gpus.close()
+    assert card.clock_max_hertz == 1.98e9
+    assert card.peak_bandwidth_bytes_per_second == pytest.approx(5120 * 2619e6 * 2 / 8)
+    assert not card.partitioned
+    cards = [each.card for each in NvidiaReader(two.replay).cards]
+    assert [card.index for card in cards] == [0, 1]
+    assert len({card.uuid for card in cards}) == 2
+
+
+def test_mig_mode_is_a_partitioned_gpu(one: Stage) -> None:
+    """NVML reports the current and the pending mode."""
+    one.replay.changes["nvmlDeviceGetMigMode"] = lambda _: [1, 0]
+    assert NvidiaReader(one.replay).cards[0].card.partitioned
+
+
+@pytest.mark.parametrize(
+    ("bits", "reasons"),
+    [
+        (0x4, {ThrottleReason.SW_POWER_CAP}),
+        (0x8, {ThrottleReason.HW_SLOWDOWN}),
+        (0x20 | 0x40, {ThrottleReason.SW_THERMAL, ThrottleReason.HW_THERMAL}),
+        (0x80 | 0x1, {ThrottleReason.HW_POWER_BRAKE}),
+        (0x1 | 0x2 | 0x10 | 0x100, set()),
+    ],
+)
+def test_clock_event_reasons(one: Stage, bits: int, reasons: set[ThrottleReason]) -> None:
+    """Bits that do not mean a reduced clock, such as idle (0x1), are no throttle reason."""
+    one.replay.changes["nvmlDeviceGetCurrentClocksEventReasons"] = lambda _: bits
+    assert set(reader(one).sample(0.0).throttled or ()) == reasons
+
+
+def test_units(one: Stage) -> None:
+    """NVML reports percent, MHz, milliwatts, millijoules and nanoseconds."""
+    one.replay.changes["nvmlDeviceGetUtilizationRates"] = lambda _: {"gpu": 57}
+    one.replay.changes["nvmlDeviceGetClockInfo"] = lambda _: 1665
+    one.replay.changes["nvmlDeviceGetTemperature"] = lambda _: 61
+    one.replay.changes["nvmlDeviceGetFieldValues"] = NOT_SUPPORTED
+    one.replay.changes["nvmlDeviceGetPowerUsage"] = lambda _: 250_070
+    card = reader(one)
+    sample = card.sample(7.0)
+    assert (sample.at, sample.utilization_ratio, sample.clock_hertz) == (7.0, 0.57, 1.665e9)
+    assert (sample.temperature_celsius, sample.power_watts) == (61, 250.07)
+    one.replay.changes["nvmlDeviceGetFieldValues"] = lambda _: [
+        {"fieldId": number, "return": 0, "type": 3, "value": value} for number, value in ((83, 1500), (74, 2 * 10**9))
+    ]
+    counters = card.counters(lambda: 8.0)
+    assert (counters.at, counters.energy_joules) == (8.0, 1.5)
+    assert counters.throttled_seconds == {ThrottleReason.SW_POWER_CAP: 2.0}
+
+
+def test_without_fields_energy_and_power_have_their_own_calls(one: Stage) -> None:
+    """Old GPUs report no field values."""
+    one.replay.changes["nvmlDeviceGetFieldValues"] = NOT_SUPPORTED
+    one.replay.changes["nvmlDeviceGetTotalEnergyConsumption"] = lambda _: 3000
+    one.replay.changes["nvmlDeviceGetPowerUsage"] = lambda _: 4000
+    card = reader(one)
+    assert card.counters(lambda: 0.0).energy_joules == 3
+    assert card.sample(0.0).power_watts == 4
+
+
+def field_values(value: float) -> list[Mapping[str, Any]]:
+    """Return every field value that is read, as a double."""
+    return [{"fieldId": n, "return": 0, "type": 0, "value": value} for n in (83, 186, 74, 269, 270, 271)]
+
+
+@pytest.mark.parametrize("bad", [-1, -0.5, math.nan, math.inf])
+def test_numbers_that_are_negative_or_not_finite_are_unknown(one: Stage, bad: float) -> None:
+    """Whatever NVML answers, no value, no counter and no property of a GPU is such a number."""
+    changes = one.replay.changes
+    changes["nvmlDeviceGetUtilizationRates"] = lambda _: {"gpu": bad}
+    changes["nvmlDeviceGetMemoryInfo"] = lambda _: {"used": bad}
+    changes["nvmlDeviceGetComputeRunningProcesses"] = lambda _: [{"pid": 7, "usedGpuMemory": bad}]
+    changes["nvmlDeviceGetProcessUtilization"] = lambda _: [{"pid": 7, "smUtil": bad}, {"pid": 8, "smUtil": 50}]
+    changes["nvmlDeviceGetFieldValues"] = lambda _: field_values(bad)
+    for name in ("ClockInfo", "MaxClockInfo", "Temperature", "PowerUsage", "MemoryBusWidth", "TotalEnergyConsumption"):
+        changes[f"nvmlDeviceGet{name}"] = lambda _: bad
+    changes["nvmlDeviceGetCurrentClocksEventReasons"] = NOT_SUPPORTED
+    card = reader(one)
+    assert (card.card.clock_max_hertz, card.card.peak_bandwidth_bytes_per_second) == (None, None)
+    assert card.sample(0.0).empty
+    assert card.counters(lambda: 0.0).energy_joules is None
+    assert card.counters(lambda: 0.0).throttled_seconds == {}
+    assert card.processes() == {7: None}
+    assert card.shares(0.0) == {8: 0.5}
+    assert card.memory_used() is None
+
+
+def test_what_is_not_supported_is_unknown(one: Stage) -> None:
+    """No method raises, and nothing is invented."""
+    card = reader(one)
+    for name in dir(pynvml):
+        if name.startswith("nvmlDevice"):
+            one.replay.changes[name] = NOT_SUPPORTED
+    assert card.sample(0.0).empty
+    assert (card.processes(), card.shares(0.0), card.memory_used()) == (None, None, None)
+
+
+def test_no_new_shares_are_empty(one: Stage) -> None:
+    """NVML answers "not found" if no process used the GPU since then."""
+    one.replay.changes["nvmlDeviceGetProcessUtilization"] = fails(pynvml.NVML_ERROR_NOT_FOUND)
+    assert reader(one).shares(0.0) == {}
+
+
+def test_graphics_processes_are_listed_too(one: Stage) -> None:
+    """A Vulkan runner is among them."""
+    one.replay.changes["nvmlDeviceGetComputeRunningProcesses"] = lambda _: [{"pid": 1, "usedGpuMemory": 5}]
+    one.replay.changes["nvmlDeviceGetGraphicsRunningProcesses"] = lambda _: [{"pid": 2, "usedGpuMemory": 6}]
+    assert reader(one).processes() == {1: 5, 2: 6}

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from support import programs
 from support.probing import model_plan, target_plan
 
-from exporter.gpu.none import NoGpuMonitor
+from exporter.gpu.monitor import GpuMonitor
 from exporter.metrics.exposition import Format, render
 from exporter.metrics.families import ProbeMetrics
 from exporter.plan import ModelKey
@@ -332,7 +332,7 @@ async def open_stage() -> Stage:
     registry = CollectorRegistry()
     metrics = ProbeMetrics(registry, collectors=())
     plan = target_plan(server.url, name="t")
-    target = Target(plan, NoGpuMonitor(), metrics, lambda *_: asyncio.sleep(0))
+    target = Target(plan, GpuMonitor(), metrics, lambda *_: asyncio.sleep(0))
     model = model_plan(timeout_seconds=DEADLINE, load_timeout_seconds=DEADLINE)
     target.models = {plan.pair(model): model}
     metrics.add_pair(ModelKey("t", "llama3.1"), model)

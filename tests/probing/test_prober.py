@@ -17,7 +17,7 @@ from support.probing import model_plan, probing, workload
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
 from exporter.errors import ProbeError, Reason, SkipReason
-from exporter.gpu.none import NoGpuMonitor
+from exporter.gpu.monitor import GpuMonitor
 from exporter.ollama.chain import ChunkRecorder
 from exporter.ollama.entries import ModelFile
 from exporter.plan import ModelPlan
@@ -318,7 +318,7 @@ async def test_an_embedding_model_is_unsupported() -> None:
 async def test_an_error_of_the_gpu_monitor_is_internal() -> None:
     """It does not look like a fault of the server, and its cause is kept for the log."""
 
-    class Broken(NoGpuMonitor):
+    class Broken(GpuMonitor):
         async def watch(self, *_: object) -> Any:
             raise RuntimeError("odd")
 

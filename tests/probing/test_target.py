@@ -15,7 +15,7 @@ from support.probing import model_plan, target_plan
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
 from exporter.errors import Reason, SkipReason
-from exporter.gpu.none import NoGpuMonitor
+from exporter.gpu.monitor import GpuMonitor
 from exporter.plan import ModelKey, ModelPlan, TargetPlan
 from exporter.probing.target import Target
 from exporter.state.model_state import ModelState
@@ -37,7 +37,7 @@ async def started(plan: TargetPlan) -> AsyncIterator[tuple[Target, StateStore]]:
         for key, model in added.items():
             store.add_model(key, model)
 
-    target = Target(plan, NoGpuMonitor(), store, follow)
+    target = Target(plan, GpuMonitor(), store, follow)
     await target.start()
     try:
         yield target, store
@@ -137,7 +137,7 @@ async def test_a_failure_is_one_log_line_with_its_remedy(caplog: pytest.LogCaptu
 async def test_an_internal_error_is_logged_with_its_redacted_traceback(caplog: pytest.LogCaptureFixture) -> None:
     """It is a bug of this program, whose report needs the traceback."""
 
-    class Broken(NoGpuMonitor):
+    class Broken(GpuMonitor):
         async def watch(self, *_: object) -> Any:
             raise RuntimeError("odd, said tok-51ns3cr3t")
 
@@ -166,7 +166,7 @@ async def test_an_unhandled_error_in_a_check_does_not_end_the_checks(
         raise RuntimeError("odd")
 
     async with OllamaServer(FaultyEngine([FAST])) as server:
-        target = Target(target_plan(server.url, models="installed"), NoGpuMonitor(), StateStore(), broken)
+        target = Target(target_plan(server.url, models="installed"), GpuMonitor(), StateStore(), broken)
         await target.start()
         await until(lambda: len(fields(caplog, "unhandled error in check")) == 1)
         await target.stop_checking()
@@ -203,7 +203,7 @@ async def test_only_changes_are_reported() -> None:
 
     engine = FaultyEngine([FAST])
     async with OllamaServer(engine) as server:
-        target = Target(target_plan(server.url, models="installed"), NoGpuMonitor(), StateStore(), changed)
+        target = Target(target_plan(server.url, models="installed"), GpuMonitor(), StateStore(), changed)
         await target.check()
         await target.check()
         engine.installed = [ScriptedModel("new")]

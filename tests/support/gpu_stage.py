@@ -1,18 +1,19 @@
-"""The GPU room on a recorded driver, a clock that is moved by hand, and a `/proc` made of files."""
+"""A GPU monitor on recorded NVML answers, with a clock that is set by the test and recorded command lines."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pynvml
 from support.nvml_recording import Replay, load
 
-from exporter.gpu.base import ProbedModel
-from exporter.gpu.monitor import NvidiaMonitor, open_nvidia
-from exporter.gpu.processes import Processes
+from exporter.gpu.base import Card, GpuReader, ProbedModel
+from exporter.gpu.monitor import GpuMonitor
+from exporter.gpu.nvidia import NvidiaReader
+from exporter.gpu.processes import CommandLine, Processes
 from exporter.gpu.recording import Clock
 from exporter.plan import ModelKey
 from exporter.reading import GpuObservation
@@ -20,90 +21,107 @@ from exporter.reading import GpuObservation
 MODEL, OTHER_MODEL = "a" * 64, "b" * 64
 """The digests in the recordings' command lines."""
 H100 = "NVIDIA H100 80GB HBM3"
-LOG = logging.getLogger("test.gpu")
 NEVER = 3600.0
-"""Between two samples that nobody asked for."""
+"""Seconds between samples that the test did not ask for."""
+CONTAINER = Path("/nowhere")
+"""The namespace link of a process that is not in the machine's pid namespace."""
 
 
-def subject(**changes: Any) -> ProbedModel:
-    """Return a model on this machine of which the server tells nothing."""
-    known: dict[str, Any] = {
-        "pair": ModelKey("here", "llama3.1"),
+def probed_model(**changes: Any) -> ProbedModel:
+    """Return a model on this machine about which the server reports nothing."""
+    fields: dict[str, Any] = {
+        "key": ModelKey("here", "llama3.1"),
         "local": True,
         "configured": None,
         "blob": MODEL,
-        "size_bytes": None,
         "size_vram_bytes": None,
     }
-    return ProbedModel(**{**known, **changes})
+    return ProbedModel(**{**fields, **changes})
+
+
+def card(index: int = 0, **changes: Any) -> Card:
+    """Return a card named `card INDEX`."""
+    fields: dict[str, Any] = {
+        "uuid": f"GPU-{index}",
+        "name": f"card {index}",
+        "index": index,
+        "pci_bus_id": "",
+        "vendor": "X",
+        "driver_version": "",
+    }
+    return Card(**{**fields, **changes})
 
 
 def fails(code: int) -> Callable[[Any], Any]:
-    """Return what makes a call of the driver fail."""
+    """Return a change of a recorded answer that makes the NVML call fail."""
     return lambda _answer: {"error": code}
 
 
 @dataclass
 class Stage:
-    """One machine as it was recorded."""
+    """One recorded machine."""
 
     recording: str
-    proc: Path
     now: float = 0.0
+    command_lines: dict[int, CommandLine] = field(default_factory=dict)
     scenes: dict[str, Any] = field(init=False)
     replay: Replay = field(init=False)
 
     def __post_init__(self) -> None:
-        """Open the recording."""
+        """Load the recording."""
         self.scenes = load(self.recording)["scenes"]
-        self.replay = Replay({}, lambda: self.now)
+        self.replay = Replay(self.scenes["identity"]["calls"], lambda: self.now)
+
+    @property
+    def processes(self) -> Processes:
+        """The recorded processes, as a container sees them."""
+        return Processes(self.command_lines.items, self.command_lines.get, CONTAINER)
 
     def play(self, scene: str, *, processes: bool = True) -> dict[str, Any]:
-        """Go to the beginning of a scene; without processes `/proc` knows none of the driver's pids."""
-        told: dict[str, Any] = self.scenes[scene]
-        self.replay.calls = {**self.scenes["identity"]["calls"], **told["calls"]}
-        self.now = told["began"]
-        for pid, cmdline in told["cmdlines"].items() if processes else ():
-            folder = self.proc / pid
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "cmdline").write_bytes(cmdline.replace(" ", "\0").encode() + b"\0")
-        return told
+        """Go to the start of a scene; without `processes` the pids that NVML reports do not exist here."""
+        recorded: dict[str, Any] = self.scenes[scene]
+        self.replay.calls = {**self.scenes["identity"]["calls"], **recorded["calls"]}
+        self.now = recorded["began"]
+        if processes:
+            self.command_lines |= {int(pid): line.split() for pid, line in recorded["cmdlines"].items()}
+        return recorded
 
     def runner(self, scene: str) -> int:
         """Return the pid of the model's runner in a scene."""
-        return next(int(pid) for pid, cmdline in self.scenes[scene]["cmdlines"].items() if MODEL in cmdline)
+        return next(int(pid) for pid, line in self.scenes[scene]["cmdlines"].items() if MODEL in line)
 
-    async def open(self, driver: Callable[[], Any] | None = None) -> NvidiaMonitor:
-        """Return the room on this machine's driver."""
-        self.replay.calls = self.replay.calls or self.scenes["identity"]["calls"]
-        return await open_nvidia(
-            LOG,
-            driver or (lambda: self.replay),
-            processes=Processes(self.proc),
-            clock=Clock(lambda: self.now, lambda: self.now),
-            sample_seconds=NEVER,
-        )
+    def lose_gpus(self) -> None:
+        """Make every call for a GPU fail as if it had fallen off the bus."""
+        for name in dir(pynvml):
+            if name.startswith("nvmlDevice"):
+                self.replay.changes[name] = fails(pynvml.NVML_ERROR_GPU_IS_LOST)
+
+    def open(self, *others: GpuReader, sample_seconds: float = NEVER) -> GpuMonitor:
+        """Return a monitor of this machine's GPUs, and of those of other readers."""
+        readers: Sequence[GpuReader] = (NvidiaReader(self.replay), *others)
+        clock = Clock(lambda: self.now, lambda: self.now)
+        return GpuMonitor(readers, processes=self.processes, clock=clock, sample_seconds=sample_seconds)
 
     async def probe(
         self,
-        gpus: NvidiaMonitor,
+        monitor: GpuMonitor,
         scene: str,
         model: ProbedModel | None = None,
         *,
         processes: bool = True,
         midway: Callable[[], None] = lambda: None,
     ) -> GpuObservation:
-        """Watch one recorded probe from its beginning to its end; `midway` is called halfway through."""
-        told = self.play(scene, processes=processes)
-        watch = await gpus.watch(model or subject())
-        self.now = told["first_token"]
+        """Observe one recorded probe from start to end; `midway` is called halfway through."""
+        recorded = self.play(scene, processes=processes)
+        watch = await monitor.watch(model or probed_model())
+        self.now = recorded["first_token"]
         watch.first_token()
-        await gpus.sample()  # the first token's reading is done when this is
-        steps = int((told["ended"] - told["began"]) / 0.25)
+        await monitor.sample()  # waits until the worker has handled the first token
+        steps = int((recorded["ended"] - recorded["began"]) / 0.25)
         for step in range(1, steps + 1):
             if step == steps // 2:
                 midway()
-            self.now = told["began"] + 0.25 * step
-            await gpus.sample()
-        self.now = told["ended"]
+            self.now = recorded["began"] + 0.25 * step
+            await monitor.sample()
+        self.now = recorded["ended"]
         return await watch.finish()

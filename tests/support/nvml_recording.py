@@ -1,4 +1,4 @@
-"""NVIDIA's driver at the edge of the world: recorded on a machine that has a card, replayed where there is none."""
+"""NVML, recorded on a machine that has a GPU and replayed on machines that have none."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ UNRECORDED = [0.0, {"error": pynvml.NVML_ERROR_NOT_SUPPORTED}]
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """A card's handle that knows its index."""
+    """A GPU's handle that knows its index."""
 
     index: int
     real: Any = None
 
 
 def plain(answer: Any) -> Any:
-    """Return an answer of the driver as JSON can hold it."""
+    """Return an answer of NVML as JSON can represent it."""
     if isinstance(answer, ctypes.Array | list | tuple):
         return [plain(one) for one in answer]
     if isinstance(answer, pynvml.c_nvmlFieldValue_t):
@@ -42,15 +42,15 @@ def plain(answer: Any) -> Any:
 
 @dataclass
 class Recorder:
-    """Passes calls on to the real driver, and notes by scene what it answered and when (Unix time)."""
+    """Passes calls on to NVML, and records by scene what it answered and when (Unix time)."""
 
-    driver: Any
+    library: Any
     scenes: dict[str, dict[str, list[list[Any]]]] = field(default_factory=lambda: {"identity": {}})
     scene: str | None = "identity"
 
     def __getattr__(self, name: str) -> Any:
-        """Return the driver's attribute, a function as one that records."""
-        found = getattr(self.driver, name)
+        """Return an attribute of NVML, with functions replaced by ones that record."""
+        found = getattr(self.library, name)
         if not name.startswith(("nvmlDevice", "nvmlSystem")):
             return found
 
@@ -61,7 +61,7 @@ class Recorder:
             at = time.time()
             try:
                 answer = found(*real)
-            except self.driver.NVMLError as error:
+            except self.library.NVMLError as error:
                 self.note(name, arguments, at, {"error": error.value})
                 raise
             if name == "nvmlDeviceGetHandleByIndex":
@@ -80,15 +80,15 @@ class Recorder:
 
 
 def key(name: str, arguments: tuple[Any, ...]) -> str:
-    """Return what tells one question to the driver from another; since when is no part of it."""
-    told = [one.index if isinstance(one, Handle) else one for one in arguments]
+    """Return the key of a call: its name and its arguments, without the time of `nvmlDeviceGetProcessUtilization`."""
+    named = [one.index if isinstance(one, Handle) else one for one in arguments]
     if name == "nvmlDeviceGetProcessUtilization":
-        told = told[:1]
-    return f"{name}({','.join(str(one) for one in told)})"
+        named = named[:1]
+    return f"{name}({','.join(str(one) for one in named)})"
 
 
 def struct(answer: Any) -> Any:
-    """Return a recorded answer with the attributes that the driver's own has."""
+    """Return a recorded answer with the attributes of NVML's own."""
     if isinstance(answer, list):
         return [struct(one) for one in answer]
     if isinstance(answer, dict) and "fieldId" in answer:
@@ -103,15 +103,15 @@ def struct(answer: Any) -> Any:
 
 @dataclass
 class Replay:
-    """Answers as the recorded driver did at the time nearest to `now`; what was never asked is not supported."""
+    """Answers as NVML did at the recorded time nearest to `now`; what was not recorded is not supported."""
 
     calls: dict[str, list[list[Any]]]
     now: Callable[[], float]
     changes: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
-    """By function name: what to make of a recorded answer; it may raise `pynvml.NVMLError`."""
+    """By function name: changes a recorded answer. It may raise, or return `{"error": CODE}`."""
 
     def __getattr__(self, name: str) -> Any:
-        """Return a constant of NVML, or a function that replays."""
+        """Return a constant of NVML, or a function that replays the recording."""
         if not name.startswith("nvml") or not callable(getattr(pynvml, name)):
             return getattr(pynvml, name)
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from exporter.gpu.base import GpuMonitor
-from exporter.gpu.none import NoGpuMonitor
+from exporter.gpu.monitor import GpuMonitor
 from exporter.ollama.chain import ReferenceChain
 from exporter.ollama.client import OllamaClient
 from exporter.plan import ModelPlan, TargetPlan, Workload
@@ -58,7 +57,7 @@ async def probing(url: str, gpus: GpuMonitor | None = None, **changes: Any) -> A
     client = OllamaClient(target)
     chain = ReferenceChain(target, client.auth)
     try:
-        yield Prober(target, client, chain, gpus or NoGpuMonitor())
+        yield Prober(target, client, chain, gpus or GpuMonitor())
     finally:
         await chain.close()
         await client.close()
