@@ -42,7 +42,7 @@ def answer(chunks: int = 32, pace: float = 20.0, final: dict[str, Any] | None = 
 
 
 def test_a_finished_answer_is_measured_by_the_servers_counts() -> None:
-    """The rate is eval_count / eval_duration, the queue time is what remains of total, words are split by whitespace."""
+    """The rate is eval_count / eval_duration, the queue time is what remains of total; words split by whitespace."""
     figures = evaluate(answer(final=FINAL))
 
     assert figures.decode_tokens_per_second == pytest.approx(32 / 1.58)
