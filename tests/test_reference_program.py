@@ -1,4 +1,4 @@
-"""`probe --reference` is the program that the exporter grew from, held against that very program."""
+"""`probe --reference` compared with the reference program itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GUARD_SECONDS = 60
 
 
 async def run(*arguments: str, **environ: str) -> str:
-    """Return what a Python program printed; it must end with 0."""
+    """Run a Python program, which must succeed, and return what it printed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, env=os.environ | environ
     )
@@ -36,12 +36,12 @@ async def run(*arguments: str, **environ: str) -> str:
 
 
 def shape(text: str) -> list[str]:
-    """Return the lines with every figure that depends on time left out."""
+    """Return the lines without the numbers that depend on time."""
     return [re.sub(r"^(Time Elapsed|Tokens per Second): \d+\.\d\d", r"\1: *", line) for line in text.splitlines()]
 
 
-async def test_it_asks_the_same_and_gets_the_same_words(capsys: pytest.CaptureFixture[str]) -> None:
-    """Same request but for `num_ctx`, same words, same count, and the same lines on the screen."""
+async def test_it_sends_the_same_request_and_prints_the_same_result(capsys: pytest.CaptureFixture[str]) -> None:
+    """The request differs in `num_ctx` only; the words, their count and the printed lines are the same."""
     model = ScriptedModel("llama3.1", tokens_per_second=2000, length=687)
     async with OllamaServer(ScriptedEngine([model])) as server:
         printed = await run(str(PROGRAM), OLLAMA_HOST=server.url)

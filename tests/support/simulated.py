@@ -11,7 +11,7 @@ import time_machine
 
 
 class _Jumping(selectors.SelectSelector):
-    """A selector that answers at once and tells how long it would have waited."""
+    """A selector that returns at once and records how long it would have waited."""
 
     waited_seconds = 0.0
 
@@ -23,7 +23,7 @@ class _Jumping(selectors.SelectSelector):
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """A loop for work without sockets or threads. The wall clock goes along, and can be stepped against it."""
+    """A loop for code without sockets or threads. The wall clock advances with it, and can be stepped against it."""
 
     def __init__(self, traveller: Any) -> None:
         self._now = 1000.0
@@ -36,11 +36,11 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def step_wall_clock(self, seconds: float) -> None:
-        """Set the wall clock forward, or back, without a moment passing."""
+        """Set the wall clock forward or back, while no time passes."""
         self._traveller.shift(seconds)
 
     def _run_once(self) -> None:
-        super()._run_once()  # type: ignore[misc]  # asyncio's own, stable since 3.4
+        super()._run_once()  # type: ignore[misc]  # a private method of asyncio, stable since 3.4
         if self._jumping.waited_seconds:
             self._now += self._jumping.waited_seconds
             self._traveller.shift(self._jumping.waited_seconds)
@@ -48,7 +48,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
 
 def run_simulated(work: Any) -> Any:
-    """Run `await work(loop)` in simulated time, which begins in 2026, and return its result."""
+    """Run `await work(loop)` in simulated time, which starts in 2026, and return its result."""
     with time_machine.travel("2026-01-01T00:00:00+00:00", tick=False) as traveller:
         loop = SimulatedLoop(traveller)
         coroutine: Coroutine[Any, Any, Any] = work(loop)
