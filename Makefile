@@ -29,8 +29,8 @@ demo: .venv/demo ## the daemon on a real small model and a simulated GPU, here a
 run: .venv/demo ## the daemon (ARGS="--url http://gpu-a:11434 --model llama3.1")
 	$(BIN)/ollama-throughput-exporter $(ARGS)
 
-bench: .venv/dev ## how exact and how cheap the measuring is, printed as tables
-	@for program in tests/bench/*.py; do $(BIN)/python "$$program" || exit 1; done
+bench: .venv/dev ## print how accurate the measurements are and what they cost
+	$(BIN)/python tests/bench
 
 bench-alerts: .venv/dev programs ## what the shipped alert rules catch and miss, on simulated histories
 	$(BIN)/python tests/bench/alerts/run.py $(ARGS)

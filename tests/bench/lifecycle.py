@@ -1,7 +1,7 @@
-"""How soon the daemon answers `/metrics` after its start, and how soon it ends when told, whatever it is doing.
+"""How long the daemon takes to answer `/metrics` after its start, and to end on SIGTERM during a probe.
 
-Run `python tests/bench/lifecycle.py [runs]`. Bytecode is written as it is for an installed program, whatever
-PYTHONDONTWRITEBYTECODE says, and the first start is not counted.
+Run `python tests/bench/lifecycle.py [runs]`. Bytecode is cached as it is for an installed program, whatever the value
+of PYTHONDONTWRITEBYTECODE, and the first start is not counted.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from statistics import median
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.benching import cpu_seconds, line, model, title
+from support.benching import cpu_seconds, print_figure, print_title, scripted_model
 from support.faults import Fault, FaultKind
 from support.faulty_ollama import FaultyEngine
 
 from exporter.embedded.protocol import OllamaServer
 
-STARTING_SECONDS = 60
+START_GUARD_SECONDS = 60
 STATES = {
     "streaming": None,
-    "stuck before its first token": FaultKind.STALL_BEFORE_FIRST_TOKEN,
-    "stuck in the middle": FaultKind.STALL_IN_THE_MIDDLE,
-    "stuck loading": FaultKind.LOAD_FOREVER,
+    "no first token": FaultKind.STALL_BEFORE_FIRST_TOKEN,
+    "stalled in the middle": FaultKind.STALL_IN_THE_MIDDLE,
+    "loading": FaultKind.LOAD_FOREVER,
 }
 
 
 @contextlib.asynccontextmanager
 async def daemon(folder: Path, url: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int, float]]:
-    """Run the daemon on one target; yield its process, its port, and when it was started."""
+    """Run the daemon with one target, and yield its process, its port and the time of its start."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     target = {"name": "t", "url": url, "models": ["llama3.1"], "num_predict": 10_000}
@@ -57,36 +57,36 @@ async def daemon(folder: Path, url: str) -> AsyncIterator[tuple[asyncio.subproce
         await process.wait()
 
 
-async def answered(port: int) -> None:
-    """Wait for the first whole answer of `/metrics`."""
-    async with asyncio.timeout(STARTING_SECONDS):
+async def wait_for_metrics(port: int) -> None:
+    """Wait for the first complete response of `/metrics`."""
+    async with asyncio.timeout(START_GUARD_SECONDS):
         while True:
             with contextlib.suppress(ConnectionError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
-                answer = await reader.read()
+                response = await reader.read()
                 writer.close()
-                assert answer.startswith(b"HTTP/1.0 200") and b"ollama_probe_runs_total" in answer, answer[:200]  # noqa: PT018
+                assert response.startswith(b"HTTP/1.0 200") and b"ollama_probe_runs_total" in response, response[:200]  # noqa: PT018
                 return
             await asyncio.sleep(0.005)
 
 
 async def start(folder: Path) -> tuple[float, float]:
-    """Return the seconds from the start of the process to its first answer, and its CPU seconds until then."""
+    """Return the seconds from the start of the process to its first response, and its CPU seconds until then."""
     async with daemon(folder, "http://127.0.0.1:9") as (process, port, began):
-        await answered(port)
+        await wait_for_metrics(port)
         return time.perf_counter() - began, cpu_seconds(process.pid)
 
 
 async def end(folder: Path, fault: FaultKind | None) -> tuple[float, float, int]:
-    """Return the seconds from SIGTERM to the process's end, those to the connection's, and the exit status."""
-    engine = FaultyEngine([model(20)])
+    """Return the seconds from SIGTERM to the end of the process and of its connection, and the exit status."""
+    engine = FaultyEngine([scripted_model(20)])
     async with OllamaServer(engine) as server:
         if fault:
             engine.inject(Fault(fault))
         async with daemon(folder, server.url) as (process, _, _):
             wanted = 1 if fault is FaultKind.LOAD_FOREVER else 2  # the first request loads
-            async with asyncio.timeout(STARTING_SECONDS):
+            async with asyncio.timeout(START_GUARD_SECONDS):
                 while sum(request.path == "/api/generate" for request in server.requests) < wanted:
                     await asyncio.sleep(0.01)
             await asyncio.sleep(1)
@@ -108,15 +108,15 @@ async def main(runs: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         await start(folder)
-        title(f"From the start of the process to its first answer, median of {runs}")
+        print_title(f"From the start of the process to its first response, median of {runs}")
         seconds, cpu = zip(*[await start(folder) for _ in range(runs)], strict=True)
-        line("/metrics answered", seconds, " s", 1, f"{median(cpu):.2f} s of CPU")
-        title("From SIGTERM, with a probe in flight")
+        print_figure("/metrics answered", seconds, " s", 1, f"{median(cpu):.2f} s of CPU")
+        print_title("From SIGTERM during a probe")
         for state, fault in STATES.items():
             found = [await end(folder, fault) for _ in range(runs)]
             statuses = {status for _, _, status in found}
-            line(f"{state}: ended", [ended for ended, _, _ in found], " s", 2, f"exit {statuses}")
-            line(f"{state}: connection closed", [closed for _, closed, _ in found], " s", 2)
+            print_figure(f"{state}: ended", [ended for ended, _, _ in found], " s", 2, f"exit {statuses}")
+            print_figure(f"{state}: connection closed", [closed for _, closed, _ in found], " s", 2)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""How much memory the daemon takes, and whether that grows.
+"""How much memory the daemon uses, and whether it grows.
 
-Resident memory of the real daemon after probes of every pair, with 1 target and with 200 targets x 5 models; then
-schedule and metrics alone over 24 h of simulated time, with readings made up and a scrape a minute (neither LangChain
-nor HTTP take part); then LangChain and httpx alone, in real probes one after another.
-Run `python tests/bench/memory.py [targets] [probes]`.
+First the daemon's resident memory after probes of every model, with 1 target and with 200 targets x 5 models; then
+schedule, state and metrics over 24 h of simulated time, without LangChain and HTTP, with made-up readings and a scrape
+per minute; then LangChain and httpx in real probes. Run `python tests/bench/memory.py [targets] [probes]`.
 """
 
 from __future__ import annotations
@@ -26,103 +25,112 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.benching import line, model, plan, resident_mb, server, title
+from support.benching import (
+    plan_of,
+    print_figure,
+    print_title,
+    resident_mb,
+    scripted_model,
+    scripted_server,
+)
 from support.daemons import daemon
 from support.probing import probing
-from support.readings import FULL, PLAN
+from support.readings import FULL, PLAN, failure
 from support.simulated import run_simulated
 
 from exporter.errors import Reason
+from exporter.metrics.collector import ProbeCollector
 from exporter.metrics.exposition import Format, render
-from exporter.metrics.families import ProbeMetrics
 from exporter.plan import ModelKey
 from exporter.probing.schedule import Schedule
+from exporter.state.store import StateStore
 
 MODELS = 5
-SIMULATED_PAIRS = 20
-SIMULATED_INTERVAL = 300.0
-HOUR = 3600.0
-PROBED_SECONDS = 240
+SIMULATED_MODELS = 20
+SIMULATED_INTERVAL_SECONDS = 300.0
+PROBING_SECONDS_MAX = 240
 
 
 def in_process(work: Callable[..., None], *arguments: object) -> Any:
-    """Run `work(connection, ...)` in a process of its own and return what it sends."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, *arguments))
+    """Run `work(connection, ...)` in another process and return what it sends."""
+    receiver, sender = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=work, args=(sender, *arguments))
     process.start()
-    theirs.close()
-    answer = ours.recv()
+    sender.close()
+    result = receiver.recv()
     process.join()
-    return answer
+    return result
 
 
 async def daemon_resident(targets: int, models: int) -> float:
-    """Return the daemon's resident memory once every pair has been probed, scraped meanwhile."""
+    """Return the daemon's resident memory, in MB, after two probes of every model, scraped meanwhile."""
     names = [f"model-{number}" for number in range(models)]
-    fast = [replace(model(5000), name=name, prefill_seconds=0) for name in names]
-    with server(fast, num_parallel=100) as url, tempfile.TemporaryDirectory() as folder:
+    fast = [replace(scripted_model(5000), name=name, prefill_seconds=0) for name in names]
+    with scripted_server(fast, num_parallel=100) as url, tempfile.TemporaryDirectory() as folder:
         settings = [
             {"name": f"gpu-{number}", "url": url, "models": names, "num_predict": 16, "when_unloaded": "load"}
             for number in range(targets)
         ]
         wanted = targets * models
-        interval = f"{max(5, wanted // 10)}s"  # ten probes a second
+        interval = f"{max(5, wanted // 10)}s"  # ten probes per second
         async with daemon(Path(folder), settings, interval=interval, max_concurrent_probes=20) as running:
-            running.lines = _Forgetting()
-            until = time.monotonic() + PROBED_SECONDS
+            running.lines = _DiscardingList()
+            until = time.monotonic() + PROBING_SECONDS_MAX
             while time.monotonic() < until and (await running.value("successes_total") or 0) < 2 * wanted:
                 await asyncio.sleep(max(1, wanted // 100))
             probed = await running.value("successes_total")
             found = resident_mb(running.process.pid)
             await running.end()
-    print(f"    {probed or 0:.0f} probes of {wanted} pairs")
+    print(f"    {probed or 0:.0f} probes of {wanted} models")
     return found
 
 
-class _Forgetting(list[str]):
-    """A log that is not kept."""
+class _DiscardingList(list[str]):
+    """A list of log lines that stays empty."""
 
     def append(self, _: str) -> None:
-        """Forget it."""
+        """Discard the line."""
 
 
-def simulate(answer: Connection) -> None:
-    """Send resident MB and objects, at each hour of a simulated day."""
+def simulate(sender: Connection) -> None:
+    """Send the number of probes, and resident MB and objects after each hour of a simulated day."""
     logging.disable()
-    metrics = ProbeMetrics(CollectorRegistry())
-    pairs = [ModelKey(f"gpu-{number // MODELS}", f"model-{number % MODELS}") for number in range(SIMULATED_PAIRS)]
+    store, registry = StateStore(), CollectorRegistry()
+    ProbeCollector(store, registry)
+    keys = [ModelKey(f"gpu-{number // MODELS}", f"model-{number % MODELS}") for number in range(SIMULATED_MODELS)]
     runs = 0
     hours: list[tuple[float, int]] = []
 
-    async def probe(pair: ModelKey) -> None:
+    async def probe(key: ModelKey) -> None:
         nonlocal runs
         runs += 1
         await asyncio.sleep(3 + runs % 7 / 10)
         if runs % 50 == 0:
-            metrics.failed(pair, Reason.TIMEOUT, 3.0)
+            store.probe_failed(key, failure(Reason.TIMEOUT), 3.0)
             return
-        metrics.succeeded(pair, replace(FULL, decode_tokens_per_second=100 + runs % 97 / 7, text="word " * 200), 3.0)
+        figures = replace(FULL.figures, decode_tokens_per_second=100 + runs % 97 / 7)
+        store.probe_succeeded(key, replace(FULL, figures=figures, text="word " * 200), 3.0)
 
     async def day(_: object) -> None:
-        schedule = Schedule(probe, metrics.skipped, max_concurrent_probes=4)
+        schedule = Schedule(probe, store.probe_skipped, max_concurrent_probes=4)
         schedule.start()
-        for number, pair in enumerate(pairs):
-            metrics.add_pair(pair, PLAN)
-            schedule.add(pair, SIMULATED_INTERVAL, float(number))
+        for number, key in enumerate(keys):
+            store.add_model(key, PLAN)
+            schedule.add(key, SIMULATED_INTERVAL_SECONDS, float(number))
         for _hour in range(24):
             for _minute in range(60):
                 await asyncio.sleep(60)
-                render(metrics.registry, Format.TEXT, frozenset())
+                render(registry, Format.TEXT)
             gc.collect()
             hours.append((resident_mb(), len(gc.get_objects())))
         await schedule.stop()
 
     run_simulated(day)
-    answer.send((runs, hours))
+    sender.send((runs, hours))
 
 
-def probe_on(answer: Connection, url: str, count: int) -> None:
-    """Send resident MB after a fifth of the probes, and after all."""
+def keep_probing(sender: Connection, url: str, count: int) -> None:
+    """Send resident MB after a fifth of the probes, and after all of them."""
     logging.disable()
     found: list[float] = []
 
@@ -130,32 +138,36 @@ def probe_on(answer: Connection, url: str, count: int) -> None:
         async with contextlib.AsyncExitStack() as stack:
             probers = [await stack.enter_async_context(probing(url)) for _ in range(8)]
 
-            async def one_after_another(number: int) -> None:
+            async def probe_times(number: int) -> None:
                 for _ in range(number):
-                    await asyncio.gather(*(prober.probe(plan(16)) for prober in probers))
+                    await asyncio.gather(*(prober.probe(plan_of(16)) for prober in probers))
                 gc.collect()
                 found.append(resident_mb())
 
-            await one_after_another(count // 8 // 5)
-            await one_after_another(count // 8 * 4 // 5)
+            await probe_times(count // 8 // 5)
+            await probe_times(count // 8 * 4 // 5)
 
     asyncio.run(main())
-    answer.send(found)
+    sender.send(found)
 
 
 def main(targets: int, probes: int) -> None:
     """Print the figures."""
-    title("Resident memory of the daemon")
-    line("1 target, 1 model", [asyncio.run(daemon_resident(1, 1))], " MB", 100)
-    line(f"{targets} targets x {MODELS} models", [asyncio.run(daemon_resident(targets, MODELS))], " MB", 200)
-    title(f"24 h of simulated time: {SIMULATED_PAIRS} pairs every {SIMULATED_INTERVAL:g} s, a scrape a minute")
+    print_title("Resident memory of the daemon")
+    print_figure("1 target, 1 model", [asyncio.run(daemon_resident(1, 1))], " MB", 100)
+    print_figure(f"{targets} targets x {MODELS} models", [asyncio.run(daemon_resident(targets, MODELS))], " MB", 200)
+    print_title(
+        f"24 h of simulated time: {SIMULATED_MODELS} models every {SIMULATED_INTERVAL_SECONDS:g} s, a scrape per minute"
+    )
     runs, hours = in_process(simulate)
     note = f"{runs} probes, {hours[-1][0]:.1f} MB, objects {hours[1][1]} to {hours[-1][1]}"
-    line("growth from the 2nd hour to the 24th", [max(hours[-1][0] - hours[1][0], 0)], " MB", 1, note)
-    with server([replace(model(5000), prefill_seconds=0)], num_parallel=8) as url:
-        early, late = in_process(probe_on, url, probes)
-    title(f"{probes} real probes in one process, eight at a time")
-    line("growth from a fifth of them to the last", [max(late - early, 0)], " MB", 1, f"{early:.1f} to {late:.1f} MB")
+    print_figure("growth from the 2nd hour to the 24th", [max(hours[-1][0] - hours[1][0], 0)], " MB", 1, note)
+    with scripted_server([replace(scripted_model(5000), prefill_seconds=0)], num_parallel=8) as url:
+        early, late = in_process(keep_probing, url, probes)
+    print_title(f"{probes} real probes in one process, eight at a time")
+    print_figure(
+        "growth from a fifth of them to the last", [max(late - early, 0)], " MB", 1, f"{early:.1f} to {late:.1f} MB"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""How long a scrape takes, and how much it holds up the event loop that probes are timed on.
+"""How long a scrape takes, and how much it delays the event loop that probes are timed on.
 
-A server process tells 1,000 series and probes 20 targets the while, again and again; 50 clients in this process each
-scrape it once a second over a kept connection, as Prometheus does. The scripted Ollama is a third process.
-Run `python tests/bench/scrape.py [seconds] [pairs]`; 1,000 pairs are the 200 targets x 5 models of a large
-installation.
+One process exposes 1,000 series and probes 20 targets without a pause. 50 clients in this process each scrape it once a
+second over a persistent connection, as Prometheus does. The scripted server runs in a third process.
+Run `python tests/bench/scrape.py [seconds] [models]`. A large installation of 200 targets x 5 models has 1,000 models.
 """
 
 from __future__ import annotations
@@ -25,12 +24,17 @@ import aiohttp
 from prometheus_client import CollectorRegistry
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support.benching import line, model, plan, server, title
+from support.benching import (
+    plan_of,
+    print_figure,
+    print_title,
+    probed_models,
+    scripted_model,
+    scripted_server,
+)
 from support.probing import probing
-from support.readings import FULL, PLAN
 
-from exporter.metrics.families import ProbeMetrics
-from exporter.plan import ModelKey
+from exporter.metrics.collector import ProbeCollector
 from exporter.probing.prober import Prober
 from exporter.web.server import WebServer
 
@@ -46,36 +50,33 @@ ACCEPT = {
 }
 
 
-async def probe_on(prober: Prober) -> None:
-    """Probe for ever, from a random moment on: the daemon does not begin with all at once either."""
+async def keep_probing(prober: Prober) -> None:
+    """Probe without end, from a random moment on: the daemon does not start all at once either."""
     await asyncio.sleep(random.random() * STREAMED_TOKENS / TOKENS_PER_SECOND)
     while True:
-        await prober.probe(plan(STREAMED_TOKENS))
+        await prober.probe(plan_of(STREAMED_TOKENS))
 
 
-async def note_lag(lags: list[float]) -> None:
-    """Note by how much the loop oversleeps, in seconds."""
+async def record_lag(lags: list[float]) -> None:
+    """Record how late the event loop wakes from a sleep, in seconds."""
     while True:
         before = time.perf_counter()
         await asyncio.sleep(0.002)
         lags.append(time.perf_counter() - before - 0.002)
 
 
-def serve(control: Connection, ollama_url: str, pairs: int) -> None:
-    """Run the measured process: it sends its URL; then for each message the loop's lags and the CPU seconds since."""
+def serve(control: Connection, ollama_url: str, models: int) -> None:
+    """Run the measured process. It sends its URL, then for each message the lags and CPU seconds since the last one."""
 
     async def main() -> None:
-        metrics = ProbeMetrics(CollectorRegistry())
-        for number in range(pairs):
-            pair = ModelKey(f"gpu-{number // 5}", f"model-{number % 5}")
-            metrics.add_pair(pair, PLAN)
-            metrics.succeeded(pair, FULL, 6.5)
-        [url] = await WebServer(metrics, addresses=[("127.0.0.1", 0)], ready=lambda: True).start()
+        store, registry = probed_models(models), CollectorRegistry()
+        ProbeCollector(store, registry)
+        [url] = await WebServer(registry, store, addresses=[("127.0.0.1", 0)], ready=lambda: True).start()
         lags: list[float] = []
         async with contextlib.AsyncExitStack() as stack:
             probers = [await stack.enter_async_context(probing(ollama_url)) for _ in range(STREAMS)]
-            tasks = [asyncio.create_task(probe_on(prober)) for prober in probers]
-            tasks.append(asyncio.create_task(note_lag(lags)))
+            tasks = [asyncio.create_task(keep_probing(prober)) for prober in probers]
+            tasks.append(asyncio.create_task(record_lag(lags)))
             gc.freeze()  # as the daemon does
             control.send(url)
             since = time.process_time()
@@ -91,15 +92,15 @@ def serve(control: Connection, ollama_url: str, pairs: int) -> None:
 
 
 async def scrape(session: aiohttp.ClientSession, url: str, headers: dict[str, str], until: float) -> list[float]:
-    """Scrape once a second from a random moment on; return the seconds that each scrape took."""
-    took = []
+    """Scrape once a second from a random moment on, and return each scrape's seconds."""
+    durations = []
     await asyncio.sleep(random.random())
     while (start := time.perf_counter()) < until:
         async with session.get(url, headers=headers) as response:
             await response.read()
-        took.append(time.perf_counter() - start)
+        durations.append(time.perf_counter() - start)
         await asyncio.sleep(max(0.0, start + 1 - time.perf_counter()))
-    return took
+    return durations
 
 
 def percentiles(seconds: list[float]) -> str:
@@ -108,17 +109,17 @@ def percentiles(seconds: list[float]) -> str:
     return f"p50 {cuts[49] * 1000:6.2f}   p99 {cuts[98] * 1000:6.2f}   max {max(seconds) * 1000:6.2f} ms"
 
 
-async def ask(control: Connection) -> tuple[list[float], float]:
-    """Return the server's lags and CPU seconds since it was asked last."""
+async def usage(control: Connection) -> tuple[list[float], float]:
+    """Return the lags and the CPU seconds of the measured process since the last call."""
     control.send("more")
-    answer: tuple[list[float], float] = await asyncio.to_thread(control.recv)
-    return answer
+    lags_and_cpu: tuple[list[float], float] = await asyncio.to_thread(control.recv)
+    return lags_and_cpu
 
 
-async def main(ollama_url: str, seconds: float, pairs: int) -> None:
+async def main(ollama_url: str, seconds: float, models: int) -> None:
     """Print the figures."""
-    control, theirs = multiprocessing.Pipe()
-    arguments = (theirs, ollama_url, pairs)
+    control, remote_control = multiprocessing.Pipe()
+    arguments = (remote_control, ollama_url, models)
     process = multiprocessing.get_context("spawn").Process(target=serve, args=arguments)
     process.start()
     url = f"{await asyncio.to_thread(control.recv)}/metrics"
@@ -127,22 +128,24 @@ async def main(ollama_url: str, seconds: float, pairs: int) -> None:
         async with session.get(url, headers=ACCEPT["text"]) as response:
             lines = (await response.text()).splitlines()
         series = sum(not line.startswith("#") for line in lines)
-        title(f"{series} series, {CLIENTS} clients once a second, {STREAMS} probes at {TOKENS_PER_SECOND} tokens/s")
-        await asyncio.sleep(STREAMED_TOKENS / TOKENS_PER_SECOND)  # by then all of them probe
-        await ask(control)
+        print_title(
+            f"{series} series, {CLIENTS} clients once a second, {STREAMS} probes at {TOKENS_PER_SECOND} tokens/s"
+        )
+        await asyncio.sleep(STREAMED_TOKENS / TOKENS_PER_SECOND)  # all probes have started by then
+        await usage(control)
         await asyncio.sleep(seconds)
-        lags, idle = await ask(control)
-        print(f"{'event loop late, no scrapes':32}{percentiles(lags)}")
+        lags, idle = await usage(control)
+        print(f"{'event loop lag, no scrapes':32}{percentiles(lags)}")
         for name, headers in ACCEPT.items():
             start = time.perf_counter()
-            took = await asyncio.gather(*(scrape(session, url, headers, start + seconds) for _ in range(CLIENTS)))
-            scrapes = [*itertools.chain(*took)]
-            lags, busy = await ask(control)
+            durations = await asyncio.gather(*(scrape(session, url, headers, start + seconds) for _ in range(CLIENTS)))
+            scrapes = [*itertools.chain(*durations)]
+            lags, busy = await usage(control)
             cpu = (busy - idle / seconds * (time.perf_counter() - start)) / len(scrapes)
             p99 = statistics.quantiles(scrapes, n=100)[98] * 1000
-            line(f"p99 of /metrics as {name}", [p99], " ms", BAR_MS)
-            print(f"{f'/metrics as {name}':32}{percentiles(scrapes)}   CPU of one {cpu * 1000:.2f} ms")
-            print(f"{'event loop late the while':32}{percentiles(lags)}")
+            print_figure(f"p99 of /metrics as {name}", [p99], " ms", BAR_MS)
+            print(f"{f'/metrics as {name}':32}{percentiles(scrapes)}   CPU per scrape {cpu * 1000:.2f} ms")
+            print(f"{'event loop lag meanwhile':32}{percentiles(lags)}")
     control.send("")
     process.join(5)
     process.kill()
@@ -151,7 +154,7 @@ async def main(ollama_url: str, seconds: float, pairs: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seconds", nargs="?", type=float, default=10)
-    parser.add_argument("pairs", nargs="?", type=int, default=13)
+    parser.add_argument("models", nargs="?", type=int, default=13)
     arguments = parser.parse_args()
-    with server([model(TOKENS_PER_SECOND)], num_parallel=STREAMS) as ollama_url:
-        asyncio.run(main(ollama_url, arguments.seconds, arguments.pairs))
+    with scripted_server([scripted_model(TOKENS_PER_SECOND)], num_parallel=STREAMS) as ollama_url:
+        asyncio.run(main(ollama_url, arguments.seconds, arguments.models))
