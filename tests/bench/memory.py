@@ -43,6 +43,7 @@ from exporter.metrics.collector import ProbeCollector
 from exporter.metrics.exposition import Format, render
 from exporter.plan import ModelKey
 from exporter.probing.schedule import Schedule
+from exporter.probing.turns import ProbeTurns
 from exporter.state.store import StateStore
 
 MODELS = 5
@@ -112,7 +113,7 @@ def simulate(sender: Connection) -> None:
         store.probe_succeeded(key, replace(FULL, figures=figures, text="word " * 200), 3.0)
 
     async def day(_: object) -> None:
-        schedule = Schedule(probe, store.probe_skipped, max_concurrent_probes=4)
+        schedule = Schedule(ProbeTurns(probe, max_concurrent_probes=4), store.probe_skipped)
         schedule.start()
         for number, key in enumerate(keys):
             store.add_model(key, PLAN)
