@@ -1,4 +1,4 @@
-"""Where the program begins. Health checks come twice a minute: they are answered before anything heavy is imported."""
+"""Entry point. Health checks run twice a minute, so they are answered before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 def main() -> int:
     """Run the command line and return its exit status."""
     if sys.argv[1:2] == ["healthcheck"]:
-        from exporter.commands import healthcheck  # noqa: PLC0415 - the light way
+        from exporter.commands import healthcheck
 
         return healthcheck.main(sys.argv[2:])
-    from exporter import cli  # noqa: PLC0415 - the heavy way
+    from exporter import cli
 
     return cli.main()
 

@@ -1,10 +1,9 @@
-"""The command line: run (default), probe, calibrate, check-config, gpus, demo, healthcheck."""
+"""The command line: argument parsing and dispatch to the commands."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -16,24 +15,43 @@ from exporter.errors import ExporterError, SettingsError
 from exporter.logs import configure_logging
 from exporter.plan import TargetPlan
 from exporter.settings import Settings, load_settings
-from exporter.settings.reference import FLAGS
+from exporter.settings.reference import FLAGS, Flag
+
+# A command's own imports stand in its function: LangChain alone takes more than a second.
 
 PROGRAM = "ollama-throughput-exporter"
 OK, FAILED, USAGE = 0, 1, 2
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+
+EPILOG = """\
+Without a command, `run` is assumed. `COMMAND --help` lists the flags of a command.
+Every setting can also be written in the configuration file, and most as an environment variable.
+
+Exit status: 0 success, 1 failure, 2 usage error.
+"""
 
 
-class _Formatter(argparse.HelpFormatter):
-    """Gives long options their help on the same line."""
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help with long options on the same line as their text."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32)
-        self._action_max_length = 16  # at least: argparse forgets that commands are indented once more
+        self._action_max_length = 16  # argparse computes the width of subcommands without their indentation
 
 
-def _settings_flags(sections: tuple[str, ...] = ()) -> argparse.ArgumentParser:
-    """Return the flags that set something: all of them, or those of some sections of the file."""
+def _help(flag: Flag) -> str:
+    """Return a flag's help, with its default and its environment variable."""
+    notes = [f"default: {flag.default}"] if flag.default else []
+    notes += [f"env: {flag.variable}"] if flag.variable else []
+    text = f"{flag.meaning} ({', '.join(notes)})" if notes else flag.meaning
+    return text.replace("%", "%%")
+
+
+def _settings_flags(sections: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return a parent parser with the flags for all settings, or for those of some sections of the file."""
     parser = argparse.ArgumentParser(add_help=False)
-    group = parser.add_argument_group("settings", "each also as a key of the file and as OLLAMA_PROBE_... (see README)")
+    group = parser.add_argument_group("settings")
     for flag in FLAGS:
         if sections and (not flag.key or flag.key[0] not in sections):
             continue
@@ -42,22 +60,22 @@ def _settings_flags(sections: tuple[str, ...] = ()) -> argparse.ArgumentParser:
             dest=flag.dest,
             metavar=flag.metavar,
             action="append" if flag.repeatable else "store",
-            help=flag.meaning.replace("%", "%%"),
+            help=_help(flag),
         )
     return parser
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line; `command` holds the function to call."""
+    """Return the parser of the whole command line; its `command` is the function to call."""
     settings = _settings_flags()
-    version = f"{PROGRAM} {__version__} (Python {platform.python_version()})"
     top = argparse.ArgumentParser(
         prog=PROGRAM,
-        formatter_class=_Formatter,
-        description="Measures how fast models on Ollama really generate.",
-        epilog="Each command takes the flags that set things: see `run --help`. Without a command it runs the daemon.",
+        formatter_class=_HelpFormatter,
+        description="Prometheus exporter that measures how fast models on Ollama generate, per model and GPU.",
+        epilog=EPILOG,
     )
-    top.add_argument("--version", action="version", version=version)
+    version = f"{PROGRAM} {__version__} (Python {platform.python_version()})"
+    top.add_argument("--version", action="version", version=version, help="Show the version and exit.")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(
@@ -66,34 +84,41 @@ def parser() -> argparse.ArgumentParser:
         text: str,
         flags: argparse.ArgumentParser = settings,
     ) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text, parents=[flags], formatter_class=_Formatter)
+        command = commands.add_parser(
+            name, help=text, description=text, parents=[flags], formatter_class=_HelpFormatter, allow_abbrev=False
+        )
         command.set_defaults(command=function)
         return command
 
-    add("run", run, "Probe on a schedule and serve /metrics (the default).")
-    probe = add("probe", probe_once, "Probe once and print the result.")
-    probe.add_argument("--reference", action="store_true", help="Ask as the reference program does: without options.")
-    probe.add_argument("--json", action="store_true", help="One JSON object a line instead of words.")
-    calibrate = add("calibrate", calibrate_pairs, "Probe several times and print the expected rates as YAML.")
-    calibrate.add_argument("--runs", type=_positive, default=10, metavar="N", help="Probes per pair (10).")
-    calibrate.add_argument("--output", type=Path, metavar="FILE", help="Write the YAML lines there.")
+    add("run", run, "Probe on a schedule and serve /metrics (the default command).")
+    probe = add("probe", probe_once, "Run a single probe of each model and print the result.")
+    probe.add_argument("--reference", action="store_true", help="Send the reference program's request.")
+    probe.add_argument("--json", action="store_true", help="Print one JSON object per line instead of text.")
+    calibrate = add("calibrate", calibrate_models, "Probe several times and print the expected rates as configuration.")
+    calibrate.add_argument("--runs", type=_positive, default=10, metavar="N", help="Probes per model (default: 10).")
+    calibrate.add_argument("--output", type=Path, metavar="FILE", help="Write the configuration to a file.")
     for command in (probe, calibrate):
-        command.add_argument("--target", metavar="NAME", help="Only this one of the configured targets.")
-    add("check-config", check_config, "Read the settings, say what is wrong with them, and end.")
-    add("gpus", show_gpus, "Show the GPUs found, and how the gpu label would be chosen.")
-    text = "Run against servers of its own: no Ollama and no GPU are needed."
-    demo = add("demo", demonstrate, text, _settings_flags(("web", "log")))
-    demo.add_argument(
-        "--drop-after", type=_duration, metavar="DURATION", default="2m", help="When the scripted GPU slows down (2m)."
+        command.add_argument("--target", metavar="NAME", help="Only use the configured target of this name.")
+    add("check-config", check_config, "Validate the configuration and exit.")
+    add("gpus", show_gpus, "Show the GPUs of this machine and how the gpu label is chosen.")
+    demo = add(
+        "demo", demonstrate, "Run against built-in Ollama servers, without a GPU.", _settings_flags(("web", "log"))
     )
-    demo.add_argument("--no-real-model", action="store_true", help="Leave out the real model, which needs xllamacpp.")
-    commands.add_parser("healthcheck", help="Ask a running exporter whether it is well.")  # see __main__
+    demo.add_argument(
+        "--drop-after",
+        type=_duration,
+        metavar="DURATION",
+        default="2m",
+        help="When the rate of the simulated GPU drops (default: 2m).",
+    )
+    demo.add_argument("--no-real-model", action="store_true", help="Do not run the real model, which needs xllamacpp.")
+    commands.add_parser("healthcheck", help="Check /-/healthy of a running exporter.")  # runs in __main__
     return top
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of runs: give 1 or more")
+        raise argparse.ArgumentTypeError(f"must be a number from 1 up, not {text!r}")
     return int(text)
 
 
@@ -101,11 +126,11 @@ def _duration(text: str) -> Duration:
     try:
         return Duration.parse(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is {error}") from error
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 for a failure that was told, 2 for wrong usage."""
+    """Run one command and return its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or (words[0].startswith("-") and words[0] not in {"-h", "--help", "--version"}):
         words.insert(0, "run")
@@ -116,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         return FAILED
 
@@ -129,22 +154,22 @@ def _load(options: argparse.Namespace) -> Settings:
 
 
 def _targets(options: argparse.Namespace) -> Sequence[TargetPlan]:
-    options.log_level = options.log_level or "warn"  # a person reads the result, not the log
+    options.log_level = options.log_level or "warn"  # the result is on the terminal already
     plans = _load(options).plans()
     if options.target is None:
         return plans
     chosen = [plan for plan in plans if plan.name == options.target]
     if not chosen:
         names = ", ".join(plan.name for plan in plans)
-        raise SettingsError(f"--target: {options.target!r} is not configured: choose one of {names}")
+        raise SettingsError(f"--target: {options.target!r} is not configured. Configured targets: {names}.")
     return chosen
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT."""
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - the other commands do without it
+    """Probe on a schedule and serve until SIGTERM or SIGINT."""
+    from prometheus_client import CollectorRegistry
 
-    from exporter.daemon import Daemon  # noqa: PLC0415 - likewise
+    from exporter.daemon import Daemon
 
     async def serve() -> None:
         await Daemon(lambda: _load(options), CollectorRegistry()).run()
@@ -154,26 +179,31 @@ def run(options: argparse.Namespace) -> int:
 
 
 def probe_once(options: argparse.Namespace) -> int:
-    """Probe each configured pair once."""
+    """Probe each configured model once."""
     targets = _targets(options)
-    commands = importlib.import_module("exporter.commands.probe")  # imports LangChain
-    console = commands.open_console(stderr=options.json)
-    return int(asyncio.run(commands.probe(targets, reference=options.reference, as_json=options.json, console=console)))
+
+    from exporter.commands.console import open_console
+    from exporter.commands.probe import probe
+
+    console = open_console(stderr=options.json)
+    return asyncio.run(probe(targets, reference=options.reference, as_json=options.json, console=console))
 
 
-def calibrate_pairs(options: argparse.Namespace) -> int:
-    """Find the expected rate of each configured pair."""
+def calibrate_models(options: argparse.Namespace) -> int:
+    """Find the expected rate of each configured model."""
     targets = _targets(options)
     if options.output is not None:
-        _write(options.output, "")  # what cannot be written is told before the probes, not after
-    commands = importlib.import_module("exporter.commands.probe")  # imports LangChain
-    console = commands.open_console(stderr=True)
-    lines, complete = asyncio.run(commands.calibrate(targets, runs=options.runs, console=console))
+        _write(options.output, "")  # fail before the probes, not after
+
+    from exporter.commands.calibrate import calibrate
+    from exporter.commands.console import open_console
+
+    lines, complete = asyncio.run(calibrate(targets, runs=options.runs, console=open_console(stderr=True)))
     if options.output is None:
         print(lines, end="")
     else:
         _write(options.output, lines)
-        print(f"Written to {options.output}: copy its lines into the configuration file.", file=sys.stderr)
+        print(f"Written to {options.output}. Copy its lines into the configuration file.", file=sys.stderr)
     return OK if complete else FAILED
 
 
@@ -181,30 +211,33 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise SettingsError(f"--output: cannot write {path}: {error.strerror}: choose another place") from error
+        raise SettingsError(f"--output: cannot write {path}: {error.strerror}. Choose another file.") from error
 
 
 def check_config(options: argparse.Namespace) -> int:
-    """Say what is wrong with the settings, and what is doubtful."""
-    from exporter.settings.checks import warnings  # noqa: PLC0415 - this command's alone
+    """Validate the configuration, and warn of what is allowed but probably not intended."""
+    from exporter.settings.checks import warnings
 
     settings = _load(options)
     for warning in warnings(settings):
-        print(f"warning: {warning}")
-    plans = settings.plans()
-    print(f"The settings are good: {len(plans)} target{'s' if len(plans) != 1 else ''}.")
+        print(f"warning: {warning}", file=sys.stderr)
+    count = len(settings.plans())
+    print(f"Configuration is valid: {count} target{'s' if count != 1 else ''}.")
     return OK
 
 
 def show_gpus(options: argparse.Namespace) -> int:
-    """Show the cards, and how each local target's label would be chosen."""
+    """Show the GPUs, and how each local model's label would be chosen."""
     targets = _load(options).plans()
-    from exporter.commands import console, gpus  # noqa: PLC0415 - imports LangChain
 
-    return asyncio.run(gpus.show_gpus(targets, console.open_console()))
+    from exporter.commands.console import open_console
+    from exporter.commands.gpus import show_gpus as show
+
+    return asyncio.run(show(targets, open_console()))
 
 
 def demonstrate(options: argparse.Namespace) -> int:
-    """Run the daemon against servers of its own."""
-    demo = importlib.import_module("exporter.commands.demo")
-    return int(demo.demonstrate(options))
+    """Run the daemon against built-in servers."""
+    from exporter.commands.demo import demonstrate as run_demo
+
+    return run_demo(options)

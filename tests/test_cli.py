@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what is printed, and the exit status."""
+"""The command line: what is printed, and the exit status."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
-    """Return where a test may write a configuration."""
+    """Return the path of a configuration file that the test writes."""
     return tmp_path / "config.yml"
 
 
 def usage_error(*words: str) -> None:
-    """Run a command line that is no use: it ends with 2."""
+    """Run an invalid command line and check that it exits with 2."""
     with pytest.raises(SystemExit) as end:
         cli.main(words)
     assert end.value.code == cli.USAGE
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """The program's name, its version, and Python's."""
+    """The name and version of the program, and of Python."""
     with pytest.raises(SystemExit) as end:
         cli.main(["--version"])
 
@@ -46,8 +46,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith(f"ollama-throughput-exporter {__version__} (Python 3.")
 
 
-def test_help_names_every_command_and_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    """The commands are in the program's help, the flags that set things in each command's."""
+def test_help_lists_commands_and_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    """The program's help lists the commands; a command's help lists its flags with default and variable."""
     with pytest.raises(SystemExit) as end:
         cli.main(["--help"])
     text = capsys.readouterr().out
@@ -60,87 +60,88 @@ def test_help_names_every_command_and_every_flag(capsys: pytest.CaptureFixture[s
                 cli.main([command, "--help"])
             flags = capsys.readouterr().out
             assert "--web.listen-address ADDRESS" in flags
-            assert ("--config.file FILE" in flags) == (command != "demo")  # which has settings of its own
+            assert ("--config.file FILE" in flags) == (command != "demo")  # the demo has its own configuration
+            assert "OLLAMA_PROBE_LOG__LEVEL" in flags
+            assert "default: info" in flags
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("measure",), "invalid choice: 'measure'"),
         (("run", "--intervall", "5m"), "--intervall"),
         (("--intervall", "5m"), "--intervall"),
-        (("calibrate", "--runs", "0"), "give 1 or more"),
-        (("calibrate", "--runs", "-3"), "give 1 or more"),
-        (("calibrate", "--runs", "many"), "give 1 or more"),
-        (("demo", "--drop-after", "120"), "write a number and a unit"),
+        (("calibrate", "--runs", "0"), "must be a number from 1 up"),
+        (("calibrate", "--runs", "-3"), "must be a number from 1 up"),
+        (("calibrate", "--runs", "many"), "must be a number from 1 up"),
+        (("demo", "--drop-after", "120"), "--drop-after"),
         (("check-config", "--json"), "--json"),
         (("demo", "--url", "http://a:11434"), "--url"),
     ],
 )
-def test_wrong_usage_ends_with_2(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """And says what is wrong."""
+def test_usage_errors_exit_with_2(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the wrong word."""
     usage_error(*words)
 
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [(), ("run",), ("probe",), ("calibrate",), ("check-config",), ("gpus",)])
-def test_bad_settings_end_each_command_with_1(
+def test_bad_settings_exit_with_1(
     command: tuple[str, ...], config_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a command, it is `run` that refuses them. The key, the value and the remedy are told, nothing else."""
+    """One line on standard error names the file and the key; without a command, `run` is assumed."""
     config_file.write_text("interval: 15\n")
 
     assert cli.main([*command, "--config.file", str(config_file)]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    [line] = said.err.splitlines()
-    assert line.startswith(f"{config_file}: interval: ")
-    assert "30s" in line
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    [line] = printed.err.splitlines()
+    assert line.startswith(f"{config_file}: interval")
 
 
 def test_without_a_command_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """It begins to listen; here that fails, as somebody else does already."""
+    """It starts to listen, which fails here because the port is in use."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         assert cli.main(["--url", "http://127.0.0.1:9", "--web.listen-address", address]) == 1
 
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"web.listen_address: cannot listen on {address}: ")
+    assert last.startswith("web.listen_address")
+    assert address in last
 
 
 def test_check_config_accepts_good_settings(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One line says that they are good, and how many targets there are."""
+    """One line says that the configuration is valid and counts the targets."""
     config_file.write_text("targets:\n- {url: 'http://a:11434', models: [m]}\n- {url: 'http://b:11434', models: [m]}\n")
 
     assert cli.main(["check-config", "--config.file", str(config_file)]) == 0
-    assert capsys.readouterr().out == "The settings are good: 2 targets.\n"
+    assert capsys.readouterr().out == "Configuration is valid: 2 targets.\n"
 
 
-def test_check_config_warns_of_what_is_hardly_meant(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Doubtful settings are good ones with a warning."""
+def test_check_config_warns(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A warning goes to standard error and does not change the exit status."""
     config_file.write_text("interval: 2s\ntargets:\n- {url: 'http://a:11434', models: [m]}\n")
 
     assert cli.main(["check-config", "--config.file", str(config_file)]) == 0
-    *warnings, verdict = capsys.readouterr().out.splitlines()
-    assert warnings
-    assert all(warning.startswith("warning: target 'a:11434'") for warning in warnings)
-    assert verdict == "The settings are good: 1 target."
+    printed = capsys.readouterr()
+    assert printed.err.startswith("warning: target 'a:11434'")
+    assert printed.out == "Configuration is valid: 1 target.\n"
 
 
 @pytest.mark.parametrize("command", ["probe", "calibrate"])
-def test_an_unknown_target_is_refused_with_those_there_are(
-    command: str, config_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`--target` chooses one of the configured ones."""
+def test_unknown_target_is_refused(command: str, config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--target` must name a configured target; the message lists them."""
     config_file.write_text("targets:\n- {name: one, url: 'http://a:11434'}\n- {name: two, url: 'http://b:11434'}\n")
 
     assert cli.main([command, "--config.file", str(config_file), "--target", "three"]) == 1
-    assert capsys.readouterr().err == "--target: 'three' is not configured: choose one of one, two\n"
+    error = capsys.readouterr().err
+    assert "'three'" in error
+    assert "one, two" in error
 
 
-def test_target_chooses_one(config_file: Path) -> None:
-    """Only that one is probed; without it, all are."""
+def test_target_selects_one(config_file: Path) -> None:
+    """Only that target is used; without the flag, all are."""
     config_file.write_text("targets:\n- {name: one, url: 'http://a:11434'}\n- {name: two, url: 'http://b:11434'}\n")
     words = ["probe", "--config.file", str(config_file)]
 
@@ -148,43 +149,43 @@ def test_target_chooses_one(config_file: Path) -> None:
     assert [plan.name for plan in cli._targets(cli.parser().parse_args(words))] == ["one", "two"]
 
 
-def test_calibrate_refuses_an_output_before_it_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ten probes later would be too late."""
+def test_calibrate_checks_its_output_file_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that cannot be written is refused before the first probe."""
     place = tmp_path / "missing" / "rates.yml"
 
     assert cli.main(["calibrate", "--url", "http://127.0.0.1:9", "--output", str(place)]) == 1
-    assert capsys.readouterr().err == (
-        f"--output: cannot write {place}: No such file or directory: choose another place\n"
-    )
+    error = capsys.readouterr().err
+    assert error.startswith("--output")
+    assert str(place) in error
 
 
-def test_calibrate_writes_its_lines_where_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Standard output stays empty; a server that is down makes it 1."""
+def test_calibrate_writes_to_its_output_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard output stays empty; a server that is down makes the exit status 1."""
     place = tmp_path / "rates.yml"
 
     assert cli.main(["calibrate", "--url", "http://127.0.0.1:9", "--runs", "1", "--output", str(place)]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert f"Written to {place}" in said.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert str(place) in printed.err
     assert place.read_text().startswith("targets:\n  - name: ")
 
 
-def test_a_failed_probe_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    """The reason and the remedy are told."""
+def test_failed_probe_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """The reason and the remedy are printed."""
     assert cli.main(["probe", "--url", "http://127.0.0.1:9"]) == 1
     failure, remedy = capsys.readouterr().out.splitlines()
     assert "failed: connect: http://127.0.0.1:9: " in failure
-    assert remedy.startswith("Remedy: is Ollama running there")
+    assert remedy.startswith("Remedy: ")
 
 
 def test_drop_after_is_a_duration() -> None:
-    """Written as Go writes it."""
+    """Go's notation is accepted."""
     assert cli.parser().parse_args(["demo"]).drop_after == Duration(120)
     assert cli.parser().parse_args(["demo", "--drop-after", "1m30s"]).drop_after == Duration(90)
 
 
-def test_the_light_commands_import_neither_langchain_nor_a_server() -> None:
-    """`check-config` and `--version` are quick."""
+def test_check_config_imports_little() -> None:
+    """Neither LangChain, nor an HTTP client, nor a server."""
     program = (
         "import sys\nfrom exporter.cli import main\nstatus = main(['check-config'])\n"
         "print(status, *sys.modules, file=sys.stderr)"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.commands.probe import open_console, probe
+from exporter.commands.console import open_console
+from exporter.commands.probe import probe
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.settings import load_settings

@@ -1,4 +1,4 @@
-"""What the commands show on a terminal: a probe's result, its live line, the table of readings."""
+"""What the commands show on a terminal: a reading, a progress line, the table of current readings."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from exporter.reading import Reading
 from exporter.state.model_state import ModelStatus
 
 REFRESHES_PER_SECOND = 4
+LOW_SHARE = 0.8
+"""Share of the expected rate below which a rate is shown in red."""
 PIPED_WIDTH = 500
-"""Columns where nobody looks: what is read by a program is not broken to fit a screen."""
+"""Columns of output that is not a terminal: a program reads it, so lines are not wrapped."""
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """Return a console that wraps long lines at words on a terminal, and breaks none in a pipe or a file."""
+    """Return a console that wraps long lines at words on a terminal, and never in a pipe or a file."""
     console = Console(highlight=False, stderr=stderr)
     if not console.is_terminal:
         console.width, console.soft_wrap = PIPED_WIDTH, True
@@ -32,7 +34,7 @@ def open_console(*, stderr: bool = False) -> Console:
 
 
 def reading_json(reading: Reading) -> dict[str, Any]:
-    """Return a reading as JSON can hold it, the reference program's three figures first."""
+    """Return a reading as values that JSON can hold, the reference program's three figures first."""
     measured = asdict(reading.figures)
     return {
         "gpu": reading.gpu.label,
@@ -53,59 +55,56 @@ def reading_json(reading: Reading) -> dict[str, Any]:
     }
 
 
+def _known(value: object, text: str) -> str:
+    return "unknown" if value is None else text
+
+
 def _seconds(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f} s"
+    return _known(value, f"{value or 0:.3f} s")
 
 
-def _share(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.0%} (as the server claims)"
-
-
-def _known(value: int | None) -> str:
-    return "unknown" if value is None else str(value)
-
-
-def print_reading(console: Console, pair: ModelKey, reading: Reading) -> None:
-    """Print what the reference program printed, then what Ollama says."""
-    figures, loaded = reading.figures, reading.model_load_seconds
-    rate, stages = figures.tokens_per_second, figures.stages
-    contended = sorted(by for by, seen in reading.contended.items() if seen)
+def print_reading(console: Console, key: ModelKey, reading: Reading) -> None:
+    """Print what the reference program prints, then what Ollama reports."""
+    figures, rate, stages = reading.figures, reading.figures.tokens_per_second, reading.figures.stages
+    load, gpu_ratio = reading.model_load_seconds, reading.model_gpu_ratio
+    contended = sorted(by for by, is_contended in reading.contended.items() if is_contended)
     lines = [
         "Result:",
         reading.text.strip(),
         "",
         "Statistics:",
-        f"Token Count: {_known(figures.words)}",
+        f"Token Count: {_known(figures.words, str(figures.words))}",
         f"Time Elapsed: {figures.elapsed_seconds:.2f} seconds",
-        f"Tokens per Second: {'unknown' if rate is None else f'{rate:.2f}'}",
+        f"Tokens per Second: {_known(rate, f'{rate or 0:.2f}')}",
+        "(Tokens separated by whitespace, as the reference program counts. Ollama counts the model's own tokens.)",
         "",
-        f"What Ollama says of {pair.model} on {pair.target}:",
-        f"Prompt tokens        {_known(figures.prompt_tokens)}",
-        f"Output tokens        {_known(figures.output_tokens)}",
+        f"Reported by Ollama for {key.model} on {key.target}:",
+        f"Prompt tokens        {_known(figures.prompt_tokens, str(figures.prompt_tokens))}",
+        f"Output tokens        {_known(figures.output_tokens, str(figures.output_tokens))}",
         f"Decode rate          {figures.decode_tokens_per_second:.2f} tokens/s",
         f"Time to first token  {_seconds(figures.time_to_first_token_seconds)}",
-        f"Model load           {'already loaded' if loaded is None else _seconds(loaded)}",
+        f"Model load           {'already loaded' if load is None else _seconds(load)}",
         f"Queue                {_seconds(stages.queue_seconds if stages else None)}",
         f"Prefill              {_seconds(stages.prefill_seconds if stages else None)}",
-        f"Share on the GPU     {_share(reading.model_gpu_ratio)}",
+        f"Share on the GPU     {_known(gpu_ratio, f'{gpu_ratio or 0:.0%}')}",
         f"GPU                  {reading.gpu.label}",
         f"Contended            {', '.join(contended) or 'no'}",
     ]
     if figures.truncated:
-        lines.append("The stream ended without its final chunk: rate and time are by this program's clock.")
+        lines.append("The answer ended without Ollama's final chunk: rate and time are measured by the client.")
     console.print(Text("\n".join(lines)))
 
 
 @contextlib.asynccontextmanager
 async def live_line(console: Console, label: str, count_chunks: Callable[[], int]) -> AsyncIterator[None]:
-    """Show elapsed time and tokens while the model generates; nothing where no one is looking."""
+    """Show elapsed time and chunks on a terminal while the model generates."""
     if not console.is_terminal:
         yield
         return
-    began = monotonic()
+    started_at = monotonic()
 
     def line() -> Text:
-        text = f"{label}: {monotonic() - began:5.1f} s, {count_chunks()} tokens"
+        text = f"{label}: {monotonic() - started_at:5.1f} s, {count_chunks()} tokens"
         return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
 
     async def refresh(live: Live) -> None:
@@ -121,32 +120,44 @@ async def live_line(console: Console, label: str, count_chunks: Callable[[], int
             refreshing.cancel()
 
 
-def readings_table(rows: Sequence[ModelStatus]) -> Table:
-    """Return the present readings as a table."""
-    table = Table(title="Present readings", title_justify="left")
-    for name in ("target", "model", "gpu"):
-        table.add_column(name)
-    for name in ("tokens/s", "words/s", "first token", "age"):
+def share_of_expected(status: ModelStatus) -> float | None:
+    """Return the exposed rate as a share of the expected rate; None where either is missing."""
+    expected = status.state.plan.expected_decode_tokens_per_second
+    return status.reading.figures.decode_tokens_per_second / expected if status.reading and expected else None
+
+
+def readings_table(statuses: Sequence[ModelStatus]) -> Table:
+    """Return the current readings as a table that fits 80 columns for names as short as the demo's."""
+    table = Table(title="Current readings", title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("model", "gpu"):
+        table.add_column(name, overflow="fold")
+    for name in ("tokens/s", "expected", "words/s", "first\ntoken", "age"):
         table.add_column(name, justify="right")
-    table.add_column("newest probe")
-    for row in rows:
-        reading = row.reading
-        state = Text("none yet", style="dim")
-        if row.state.success is not None:
-            state = (
-                Text("good", style="green")
-                if row.state.success
-                else Text(str(row.state.failure.reason) if row.state.failure else "", style="red")
-            )
-        cells = [row.gpu or "-", "-", "-", "-", "-"]
-        if reading is not None and row.age_seconds is not None:
-            rate = reading.figures.tokens_per_second
-            expected = row.state.plan.expected_decode_tokens_per_second
-            cells[1:] = [
-                f"{reading.figures.decode_tokens_per_second:.1f}" + (f" of {expected:g}" if expected else ""),
-                "-" if rate is None else f"{rate:.1f}",
-                _seconds(reading.figures.time_to_first_token_seconds),
-                f"{row.age_seconds:.0f} s",
-            ]
-        table.add_row(row.state.key.target, row.state.key.model, *cells, state)
+    table.add_column("last probe", overflow="fold")
+    for status in statuses:
+        key = status.state.key
+        table.add_row(Text(f"{key.target}\n{key.model}"), *_cells(status), _last_probe(status))
     return table
+
+
+def _cells(status: ModelStatus) -> tuple[str | Text, ...]:
+    reading, share = status.reading, share_of_expected(status)
+    if reading is None or status.age_seconds is None:
+        return (status.gpu or "-", "-", "-", "-", "-", "-")
+    figures, rate = reading.figures, reading.figures.tokens_per_second
+    style = "red" if share is not None and share < LOW_SHARE else ""
+    return (
+        reading.gpu.label,
+        Text(f"{figures.decode_tokens_per_second:.1f}", style=style),
+        Text("-" if share is None else f"{share:.0%}", style=style),
+        "-" if rate is None else f"{rate:.1f}",
+        _seconds(figures.time_to_first_token_seconds),
+        f"{status.age_seconds:.0f} s",
+    )
+
+
+def _last_probe(status: ModelStatus) -> Text:
+    if status.state.success is None:
+        return Text("none yet", style="dim")
+    failure = status.state.failure
+    return Text(str(failure.reason), style="red") if failure else Text("ok", style="green")

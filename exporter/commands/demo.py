@@ -1,4 +1,4 @@
-"""`demo`: the daemon against servers of its own, one with a real small model and one whose rate falls on cue."""
+"""`demo`: the daemon against built-in servers: a simulated GPU whose rate drops, and a real small model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import contextlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from prometheus_client import CollectorRegistry
@@ -14,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from exporter.commands.console import open_console, readings_table
+from exporter.commands.console import open_console, readings_table, share_of_expected
 from exporter.daemon import Daemon
 from exporter.durations import Duration
 from exporter.embedded.llamacpp import LlamaCppEngine
@@ -23,12 +25,19 @@ from exporter.embedded.scripted import OffloadingEngine, ScriptedModel
 from exporter.errors import ExporterError
 from exporter.logs import configure_logging
 from exporter.settings import load_settings
+from exporter.state.model_state import ModelStatus
 
 RATE = 120.0
-"""Tokens per second of the scripted GPU before its drop."""
-DROP_GPU_SHARE = 0.938
-"""So much of the model left on the GPU makes a third of the rate, where the CPU does 3 %: 1 / (s + (1 - s) / 0.03)."""
-GPU_NAME = "Scripted GPU"
+"""Tokens per second of the simulated GPU before its drop."""
+GPU_SHARE_AFTER_DROP = 0.938
+"""Share of the model that stays on the GPU. The rest runs at 3 % of the rate, so a third of it remains:
+1 / (share + (1 - share) / 0.03)."""
+GPU_NAME = "Simulated GPU"
+REAL_MODEL = "smollm2:135m"
+REFRESH_SECONDS = 1.0
+RULES_FILE = "deploy/prometheus/rules.yml"
+ALERT_DELAY = "about 5 minutes"
+"""From the drop to the alert, with the shipped rules and a probe every 15 s (4 min 57 s in one run)."""
 
 
 def demonstrate(options: argparse.Namespace) -> int:
@@ -41,72 +50,99 @@ async def _demonstrate(options: argparse.Namespace, drop_after: Duration) -> Non
     console = open_console()
     async with contextlib.AsyncExitStack() as stack:
         models = [ScriptedModel("llama3.1", tokens_per_second=RATE)]
-        scripted = OffloadingEngine(models, gpu_share=DROP_GPU_SHARE, after_seconds=drop_after)
-        gpu_url = (await stack.enter_async_context(OllamaServer(scripted))).url
-        targets = [
-            {
-                "name": "demo-gpu",
-                "url": gpu_url,
-                "gpu": GPU_NAME,
-                "local": False,
-                "models": [{"name": "llama3.1", "expected_decode_tokens_per_second": RATE}],
-            }
-        ]
+        simulated = OffloadingEngine(models, gpu_share=GPU_SHARE_AFTER_DROP, after_seconds=drop_after)
+        targets = [_simulated_target((await stack.enter_async_context(OllamaServer(simulated))).url)]
         if not options.no_real_model:
-            try:
-                real = LlamaCppEngine()
-            except ExporterError as error:
-                console.print(Text(f"The demo runs without its real model. {error}"))
-            else:
-                real_url = (await stack.enter_async_context(OllamaServer(real))).url
-                targets.append({"name": "demo-cpu", "url": real_url, "num_predict": 64, "models": ["smollm2:135m"]})
+            targets += await _real_target(console, stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ollama-throughput-exporter-")))
         config_file = folder / "demo.yml"
         config_file.write_text(yaml.safe_dump({"interval": "15s", "targets": targets}))
         configure_logging(options.log_level or "warn", options.log_format or "logfmt")
         daemon = Daemon(lambda: load_settings(config_file=config_file, flags=vars(options)), CollectorRegistry())
-        table = asyncio.create_task(_show_readings(console, daemon))
+        showing = [
+            asyncio.create_task(_show_readings(console, daemon)),
+            asyncio.create_task(_announce_drop(console, drop_after)),
+        ]
         try:
-            await daemon.run(lambda urls: _introduce(console, urls, daemon.settings.web.telemetry_path, drop_after))
+            path = daemon.settings.web.telemetry_path
+            await daemon.run(lambda urls: print_introduction(console, urls, path, targets, drop_after))
         finally:
-            table.cancel()
-            await asyncio.gather(table, return_exceptions=True)
+            for task in showing:
+                task.cancel()
+            await asyncio.gather(*showing, return_exceptions=True)
 
 
-def _introduce(console: Console, urls: list[str], telemetry_path: str, drop_after: Duration) -> None:
-    """Print where to look, and what to paste into Prometheus."""
+def _simulated_target(url: str) -> dict[str, Any]:
+    model = {"name": "llama3.1", "expected_decode_tokens_per_second": RATE}
+    return {"name": "demo-gpu", "url": url, "gpu": GPU_NAME, "local": False, "models": [model]}
+
+
+async def _real_target(console: Console, stack: contextlib.AsyncExitStack) -> list[dict[str, Any]]:
+    """Return the target with the real model; none, and a line that says why, where it cannot run here."""
+    try:
+        engine = LlamaCppEngine()
+        url = (await stack.enter_async_context(OllamaServer(engine))).url
+    except ExporterError as error:
+        console.print(Text(f"The demo runs without its real model. {error}", style="yellow"))
+        return []
+    return [{"name": "demo-cpu", "url": url, "num_predict": 64, "models": [REAL_MODEL]}]
+
+
+def print_introduction(
+    console: Console, urls: Sequence[str], telemetry_path: str, targets: Sequence[dict[str, Any]], drop_after: Duration
+) -> None:
+    """Print the addresses, what will happen, and a configuration for Prometheus."""
     address = urls[0].removeprefix("http://").replace("[::]", "localhost").replace("0.0.0.0", "localhost")  # noqa: S104
+    servers = [f"  {target['name']}  {target['url']}" for target in targets]
     lines = (
-        f"Landing page  http://{address}/",
-        f"Metrics       http://{address}{telemetry_path}",
+        f"Status page  http://{address}/",
+        f"Metrics      http://{address}{telemetry_path}",
         "",
-        f"demo-gpu is scripted: after {drop_after} a part of its model leaves the GPU, and its rate falls to a third.",
-        "demo-cpu, where present, is a real small model under llama.cpp on this machine's CPU.",
+        f"demo-gpu is simulated. After {drop_after}, part of its model leaves the GPU and its rate drops to a third.",
+        "demo-cpu, if listed, is a real small model under llama.cpp on this machine's CPU.",
         "",
-        "For prometheus.yml:",
+        "Ollama servers, for example for `ollama-throughput-exporter probe --url URL`:",
+        *servers,
+        "",
+        "For prometheus.yml, in a checkout:",
+        f"  rule_files: [{RULES_FILE}]",
         "  scrape_configs:",
         "    - job_name: ollama-throughput",
         "      scrape_interval: 15s",
         "      static_configs:",
         f'        - targets: ["{address}"]',
         "",
-        "Ctrl-C ends it.",
+        "Press Ctrl-C to stop.",
     )
     console.print(Text("\n".join(lines)))
 
 
+async def _announce_drop(console: Console, drop_after: Duration) -> None:
+    await asyncio.sleep(drop_after)
+    text = f"The rate of demo-gpu drops now. With the alert rules loaded, the alert fires {ALERT_DELAY} later."
+    console.print(Text(text, style="bold red"))
+
+
 async def _show_readings(console: Console, daemon: Daemon) -> None:
-    """Keep a table of the present readings up to date on a terminal; elsewhere print a line for each new reading."""
+    """Keep a table of the current readings up to date on a terminal; elsewhere print a line for each new reading."""
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             while True:
                 live.update(readings_table(daemon.state.statuses()), refresh=True)
-                await asyncio.sleep(1)
+                await asyncio.sleep(REFRESH_SECONDS)
     shown: dict[object, float] = {}
     while True:
-        for row in daemon.state.statuses():
-            if row.reading is not None and shown.get(row.state.key) != row.reading.finished_at:
-                shown[row.state.key] = row.reading.finished_at
-                rate = f"{row.reading.figures.decode_tokens_per_second:.1f} tokens/s"
-                console.print(Text(f"{row.state.key.target} {row.state.key.model} on {row.reading.gpu.label}: {rate}"))
-        await asyncio.sleep(1)
+        for status in daemon.state.statuses():
+            if status.reading is not None and shown.get(status.state.key) != status.reading.finished_at:
+                shown[status.state.key] = status.reading.finished_at
+                console.print(Text(reading_line(status)))
+        await asyncio.sleep(REFRESH_SECONDS)
+
+
+def reading_line(status: ModelStatus) -> str:
+    """Return one line about a model's exposed reading."""
+    assert status.reading is not None  # noqa: S101 - the caller has looked
+    key, share = status.state.key, share_of_expected(status)
+    rate = f"{status.reading.figures.decode_tokens_per_second:.1f} tokens/s"
+    note = "" if share is None else f" ({share:.0%} of expected)"
+    return f"{key.target} {key.model} on {status.reading.gpu.label}: {rate}{note}"

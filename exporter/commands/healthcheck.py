@@ -1,4 +1,4 @@
-"""`healthcheck`: ask a running exporter whether it is well."""
+"""`healthcheck`: check /-/healthy of a running exporter. Imports the standard library alone."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ TIMEOUT_SECONDS = 5
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 where a running exporter answers that it is well, else 1 and a word on standard error."""
+    """Return 0 if a running exporter answers that it is healthy, else 1 with a line on standard error."""
     parser = argparse.ArgumentParser(
-        prog="ollama-throughput-exporter healthcheck", description="Ask a running exporter whether it is well."
+        prog="ollama-throughput-exporter healthcheck", description="Check /-/healthy of a running exporter."
     )
-    parser.add_argument("--url", default=DEFAULT_URL, help="where (%(default)s)")
+    parser.add_argument("--url", default=DEFAULT_URL, help="URL to check (default: %(default)s)")
     url = parser.parse_args(arguments).url
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy of the environment's
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignores proxies of the environment
     try:
         with opener.open(url, timeout=TIMEOUT_SECONDS):
             return 0
     except (OSError, ValueError, HTTPException) as error:
-        print(f"{url}: {error}: is the exporter running there?", file=sys.stderr)  # noqa: T201 - a command's output
+        print(f"{url}: {error}. Check that the exporter is running and the URL is right.", file=sys.stderr)
         return 1
