@@ -1,90 +1,63 @@
-"""Wires the rooms together: start, reload, shut down."""
+"""The daemon: start, reload, shut down."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-import importlib
-import logging
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
 from exporter import __version__
+from exporter.background import run_in_daemon_thread
 from exporter.errors import SettingsError
 from exporter.gpu.detect import open_gpu_monitor
-from exporter.gpu.monitor import GpuMonitor
+from exporter.logs import get_logger
 from exporter.metrics.collector import ProbeCollector
-from exporter.plan import ModelKey, ModelPlan, TargetPlan
 from exporter.settings import Settings
+from exporter.signals import handle_signals
 from exporter.state.store import StateStore
 from exporter.web.server import WebServer
 
-if TYPE_CHECKING:  # imported once the program listens: APScheduler, and behind the target LangChain, take their time
-    from exporter.probing.schedule import Schedule
-    from exporter.probing.target import Target
+if TYPE_CHECKING:  # imported once the server listens: LangChain and APScheduler take more than a second
+    from exporter.gpu.monitor import GpuMonitor
+    from exporter.probing.target_set import TargetSet
 
-FIRST_PROBES_SECONDS = 5.0
-"""The first probe of each target comes within so many seconds of the start; the others are spread over the interval."""
-
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
-async def import_late(module: str) -> ModuleType:
-    """Import a module off the event loop, in a thread that no shutdown waits for."""
-    loop = asyncio.get_running_loop()
-    imported: asyncio.Future[ModuleType] = loop.create_future()
+def _import_probing() -> type[TargetSet]:
+    """Import everything that a probe needs, and return the class that runs probes."""
+    from exporter.ollama.chain import warm_up
+    from exporter.probing.target_set import TargetSet
 
-    def settle(result: ModuleType | Exception) -> None:
-        if imported.done():
-            return
-        if isinstance(result, Exception):
-            imported.set_exception(result)
-        else:
-            imported.set_result(result)
-
-    def work() -> None:
-        result: ModuleType | Exception
-        try:
-            result = importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - raised again where the import is awaited
-            result = error
-        with contextlib.suppress(RuntimeError):  # the loop has closed: the program is ending
-            loop.call_soon_threadsafe(settle, result)
-
-    threading.Thread(target=work, name=f"import {module}", daemon=True).start()
-    return await imported
-
-
-def _by_name(settings: Settings) -> dict[str, TargetPlan]:
-    """Return the plans of all targets, made once: 200 of them take 20 ms."""
-    return {plan.name: plan for plan in settings.plans()}
+    warm_up()
+    return TargetSet
 
 
 class Daemon:
-    """The exporter at work. `load` reads the settings, at the start and at each reload (SIGHUP)."""
+    """The running exporter. `load` reads the settings, at the start and at each reload (SIGHUP).
+
+    Raises SettingsError if they cannot be used at the start; a failed reload keeps the previous ones.
+    """
 
     def __init__(self, load: Callable[[], Settings], registry: CollectorRegistry) -> None:
+        """Load the settings; nothing is started yet."""
         self._load = load
         self.settings = load()
-        self._plans = _by_name(self.settings)
+        self._plans = self.settings.plans()
         self.state = StateStore()
         self._collector = ProbeCollector(self.state, registry)
-        self._targets: dict[str, Target] = {}
-        self._gpus: GpuMonitor | None = None
-        self._schedule: Schedule | None = None
+        self._monitor: GpuMonitor | None = None
+        self._targets: TargetSet | None = None
         self._ready = False
-        self._stop = asyncio.Event()
-        self._reload = asyncio.Event()
+        self._stop_requested = asyncio.Event()
+        self._reload_requested = asyncio.Event()
         web = self.settings.web
         self._web = WebServer(
-            self._collector.registry,
+            registry,
             self.state,
             addresses=web.listen_addresses,
             telemetry_path=web.telemetry_path,
@@ -92,140 +65,70 @@ class Daemon:
         )
 
     def stop(self) -> None:
-        """End `run`; a second call ends the program at once."""
-        if self._stop.is_set():
-            log.warning("ending at once")
+        """Let `run` end; a second call ends the process at once."""
+        if self._stop_requested.is_set():
+            log.warning("forced shutdown")
             os._exit(1)
         log.info("stopping")
-        self._stop.set()
+        self._stop_requested.set()
 
     async def run(self, on_listening: Callable[[list[str]], None] = lambda _: None) -> None:
-        """Serve and probe until `stop`, or SIGTERM or SIGINT. Raises SettingsError where an address cannot be bound."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
-        work: asyncio.Task[None] | None = None
-        stopping = asyncio.create_task(self._stop.wait(), name="stop")
-        for plan in self._plans.values():  # known before LangChain is: their series stand from the first scrape on
-            self._announce(plan)
+        """Serve and probe until `stop`, SIGTERM or SIGINT. Raises SettingsError if an address cannot be bound."""
+        handle_signals({"SIGTERM": self.stop, "SIGINT": self.stop, "SIGHUP": self._reload_requested.set})
+        probing: asyncio.Task[None] | None = None
+        stopping = asyncio.create_task(self._stop_requested.wait(), name="stop")
+        for plan in self._plans:  # so that their series exist from the first scrape on
+            for key, model in plan.listed_models().items():
+                self.state.add_model(key, model)
         try:
             urls = await self._web.start()
-            log.info("listening", extra={"fields": {"version": __version__, "addresses": " ".join(urls)}})
+            log.info("listening", version=__version__, addresses=" ".join(urls), targets=len(self._plans))
             on_listening(urls)
-            work = asyncio.create_task(self._work(), name="work")
-            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                await work
+            probing = asyncio.create_task(self._probe(), name="probing")
+            await asyncio.wait({probing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if probing.done():
+                await probing
         finally:
             stopping.cancel()
-            await self._shut_down(work)
+            await self._shut_down(probing)
 
-    async def _work(self) -> None:
-        target_module = await import_late("exporter.probing.target")
-        self._gpus = await open_gpu_monitor()
-        self._collector.set_cards(self._gpus.cards())
-        scheduling = await import_late("exporter.probing.schedule")
-        await asyncio.to_thread((await import_late("exporter.ollama.chain")).warm_up)
+    async def _probe(self) -> None:
+        target_set = await run_in_daemon_thread(_import_probing, "import")
+        self._monitor = await open_gpu_monitor()
+        self._collector.set_cards(self._monitor.cards())
         gc.collect()
-        gc.freeze()  # what was imported is 120,000 objects: to go through them stops a probe's clock and delays the end
-        turns = scheduling.ProbeTurns(self._probe, self.settings.max_concurrent_probes)
-        self._schedule = scheduling.Schedule(turns, self.state.probe_skipped)
-        self._schedule.start()
+        gc.freeze()  # 120,000 imported objects: traversing them would stop a probe's clock and delay the exit
+        self._targets = target_set(self.state, self._monitor, self.settings.max_concurrent_probes)
+        self._targets.start()
         while True:
-            await self._follow_settings(target_module)
+            await self._targets.apply(self._plans)
             self._ready = True
-            await self._reload.wait()
-            self._reload.clear()
-            self._read_settings()
+            await self._reload_requested.wait()
+            self._reload_requested.clear()
+            self._reload()
 
-    def _announce(self, plan: TargetPlan) -> None:
-        for key, model in plan.listed_models().items():
-            self.state.add_model(key, model)
-
-    def _read_settings(self) -> None:
+    def _reload(self) -> None:
         try:
             settings = self._load()
+            plans = settings.plans()
         except SettingsError as error:
-            log.error("reload refused, the former settings stay", extra={"fields": {"error": str(error)}})  # noqa: TRY400
+            message = "failed to reload configuration, keeping the previous one"
+            log.error(message, error=str(error))  # noqa: TRY400 - the message says it all
             return
-        if (settings.web, settings.log, settings.max_concurrent_probes) != (
-            self.settings.web,
-            self.settings.log,
-            self.settings.max_concurrent_probes,
-        ):
-            log.warning("web, log and max_concurrent_probes change at a restart only")
-        self.settings = settings
-        self._plans = _by_name(settings)
-        log.info("settings reloaded")
+        before = self.settings
+        if (settings.web, settings.max_concurrent_probes) != (before.web, before.max_concurrent_probes):
+            log.warning("changes of web and max_concurrent_probes take effect after a restart")
+        self.settings, self._plans = settings, plans
+        log.info("configuration reloaded", targets=len(plans))
 
-    async def _follow_settings(self, target_module: ModuleType) -> None:
-        """Stop targets that have left or changed, and start the new ones. What did not change goes on untouched."""
-        assert self._gpus is not None  # noqa: S101 - opened before
-        wanted = self._plans
-        for name, target in list(self._targets.items()):
-            if wanted.get(name) != target.plan:
-                await self._end_target(name, keep=name in wanted)
-        for name, plan in wanted.items():
-            if name not in self._targets:
-                self._announce(plan)
-                self._targets[name] = target_module.Target(plan, self._gpus, self.state, self._follow_models)
-                await self._targets[name].start()
-                await asyncio.sleep(0)  # building a chain takes milliseconds: scrapes come in between
-
-    async def _end_target(self, name: str, *, keep: bool) -> None:
-        target = self._targets.pop(name)
-        await target.stop_checking()
-        if keep:  # under new settings: the counters of the pairs that stay go on
-            plan = self._plans[name]
-            staying = plan.listed_models()
-            await self._drop(pair for pair in target.models if pair not in staying)
-            await self._unschedule(target.models)
-        else:
-            await self._drop(target.models)
-            self.state.remove_target(name)
-        await target.close()
-
-    async def _unschedule(self, pairs: Iterable[ModelKey]) -> None:
-        assert self._schedule is not None  # noqa: S101 - made before any target
-        await self._schedule.remove(pairs)
-
-    async def _drop(self, pairs: Iterable[ModelKey]) -> None:
-        gone = list(pairs)
-        await self._unschedule(gone)
-        for pair in gone:
-            self.state.remove_model(pair)
-            if self._gpus is not None:
-                self._gpus.forget(pair)
-
-    async def _follow_models(
-        self, target: Target, added: Mapping[ModelKey, ModelPlan], removed: Sequence[ModelKey]
-    ) -> None:
-        """Schedule a target's models: at its start spread over the interval, one that comes later at once."""
-        assert self._schedule is not None  # noqa: S101 - made before any target
-        await self._drop(removed)
-        starting = not removed and len(added) == len(target.models)
-        place = list(self._targets).index(target.plan.name) / max(len(self._plans), 1)
-        for index, (pair, plan) in enumerate(added.items()):
-            self.state.add_model(pair, plan)
-            first_in_seconds = (
-                FIRST_PROBES_SECONDS * place + plan.interval_seconds * index / len(added) if starting else 0.0
-            )
-            self._schedule.add(pair, plan.interval_seconds, first_in_seconds)
-
-    async def _probe(self, pair: ModelKey) -> None:
-        await self._targets[pair.target].probe(pair)
-
-    async def _shut_down(self, work: asyncio.Task[None] | None) -> None:
+    async def _shut_down(self, probing: asyncio.Task[None] | None) -> None:
         self._ready = False
-        if work is not None:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-        await asyncio.gather(*(target.stop_checking() for target in self._targets.values()))
-        if self._schedule is not None:
-            await self._schedule.stop()
-        await asyncio.gather(*(target.close() for target in self._targets.values()))
-        if self._gpus is not None:
-            await self._gpus.close()
+        if probing is not None:
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
+        if self._targets is not None:
+            await self._targets.stop()
+        if self._monitor is not None:
+            await self._monitor.close()
         await self._web.stop()
         log.info("stopped")

@@ -28,7 +28,7 @@ class Reason(StrEnum):
         "denied",
         (
             "Check bearer_token_file, basic_auth or headers of this target. "
-            "Ollama also answers 403 to a Host header that it does not know: see OLLAMA_ORIGINS."
+            "Behind a proxy, let it send `Host: localhost`: on loopback, Ollama refuses other host names with 403."
         ),
     )
     MODEL_MISSING = (

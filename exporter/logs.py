@@ -46,10 +46,10 @@ def get_logger(name: str) -> EventLogger:
 
 
 def configure_logging(level: Level, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name
-    """Send this program's log lines, from a level on, to a stream (standard error unless given), one line each.
+    """Write log messages of the given severity or above to a stream (standard error by default), one line each.
 
-    Other libraries are heard from `warn` on at any level: what they say at `debug` holds headers, and so secrets.
-    Python's warnings are logged. A second call replaces the first.
+    Messages of other libraries are written from `warn` on: at `debug` they contain headers, and so secrets. Python's
+    warnings are logged too. A second call replaces the first.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_FORMATTERS[format]())
@@ -59,7 +59,7 @@ def configure_logging(level: Level, format: Format, stream: TextIO | None = None
 
 
 class LogfmtFormatter(logging.Formatter):
-    """Writes a record as `ts=... level=... logger=... msg=... key=value`, on one line whatever the values hold."""
+    """Formats a record as `ts=... level=... logger=... msg=... key=value`, always on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -67,7 +67,7 @@ class LogfmtFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as a JSON object, on one line, in ASCII."""
+    """Formats a record as a JSON object on one line, in ASCII."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -104,7 +104,7 @@ def _logfmt_value(value: Any) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    """Return what JSON can hold: a number that is none becomes text, and so does any other object."""
+    """Return a value that JSON can represent: NaN, infinities and other objects become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if isinstance(value, str | int | None) else str(value)

@@ -1,4 +1,4 @@
-"""A log line is one line, whatever is logged, and other libraries' chatter, which holds headers, stays out."""
+"""Log formats and levels: one line per message, and no headers from other libraries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.logs import Format, JsonFormatter, Level, LogfmtFormatter, configure_logging
+from exporter.logs import Format, JsonFormatter, Level, LogfmtFormatter, configure_logging, get_logger
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def _logging_as_it_was() -> Iterator[None]:
 def _line(level: Level, form: Format, message: str, **fields: Any) -> str:
     stream = io.StringIO()
     configure_logging(level, form, stream)
-    logging.getLogger("exporter.test").info(message, extra={"fields": fields})
+    get_logger("exporter.test").info(message, **fields)
     return stream.getvalue()
 
 
@@ -44,8 +44,8 @@ def _record(message: str, fields: dict[str, Any]) -> logging.LogRecord:
     return record
 
 
-def test_a_logfmt_line_reads_like_other_exporters() -> None:
-    """Time in UTC, level, logger, message, then the values; only what needs quotes has them."""
+def test_logfmt_line() -> None:
+    """Time in UTC, level, logger, message, then the fields; only values that need quotes have them."""
     fields = {"target": "gpu-a", "model": "a b", "rate": 51.55123456, "ok": True, "gpu": None, "n": 3, "empty": ""}
 
     assert LogfmtFormatter().format(_record("probe done", fields)) == (
@@ -54,8 +54,8 @@ def test_a_logfmt_line_reads_like_other_exporters() -> None:
     )
 
 
-def test_a_json_line_keeps_the_types() -> None:
-    """Numbers stay numbers; what JSON cannot hold becomes text."""
+def test_json_line() -> None:
+    """Numbers stay numbers; values that JSON cannot represent become text."""
     fields = {"rate": 51.55, "n": 3, "ok": True, "gpu": None, "bad": math.nan, "path": ValueError("x")}
 
     assert json.loads(JsonFormatter().format(_record("probe done", fields))) == {
@@ -74,7 +74,7 @@ def test_a_json_line_keeps_the_types() -> None:
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_no_text_breaks_a_line(text: str) -> None:
-    """Newlines, quotes, control characters and half characters cannot forge a second line or a second value."""
+    """Newlines, quotes, control characters and surrogates cannot forge a second line or a second field."""
     record = _record(text, {"model": text})
     logfmt, as_json = LogfmtFormatter().format(record), JsonFormatter().format(record)
 
@@ -89,8 +89,8 @@ def test_no_text_breaks_a_line(text: str) -> None:
             assert json.loads(value) == text
 
 
-def test_a_value_with_an_equals_sign_is_quoted() -> None:
-    """A reader of logfmt must not take a part of a value for a key."""
+def test_value_with_an_equals_sign_is_quoted() -> None:
+    """A logfmt parser must not read part of a value as a key."""
     assert (
         LogfmtFormatter()
         .format(_record("x", {"a": "b=c", "d": 'e"f', "g": "h\\i"}))
@@ -99,14 +99,14 @@ def test_a_value_with_an_equals_sign_is_quoted() -> None:
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_a_traceback_stays_on_its_line(form: Format) -> None:
-    """An unforeseen exception is logged whole, in one value."""
+def test_traceback_stays_on_its_line(form: Format) -> None:
+    """The whole traceback is in one field."""
     stream = io.StringIO()
     configure_logging("info", form, stream)
     try:
         _fail("two\nlines")
     except ValueError:
-        logging.getLogger("exporter.test").exception("probe failed")
+        get_logger("exporter.test").exception("probe failed")
 
     (line,) = stream.getvalue().splitlines()
     assert "Traceback (most recent call last):\\n" in line
@@ -115,15 +115,13 @@ def test_a_traceback_stays_on_its_line(form: Format) -> None:
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_user_info_of_a_url_is_not_logged(form: Format) -> None:
-    """Even a URL that somebody else put into a message loses its password, in message, value and traceback."""
+    """A URL loses its user name and password in messages, fields and tracebacks."""
     stream = io.StringIO()
     configure_logging("info", form, stream)
     try:
         _fail("http://user:hunter2@c/")
     except ValueError:
-        logging.getLogger("exporter.test").exception(
-            "http://user:hunter2@a", extra={"fields": {"url": "http://u:hunter2@b"}}
-        )
+        get_logger("exporter.test").exception("http://user:hunter2@a", url="http://u:hunter2@b")
 
     assert "hunter2" not in stream.getvalue()
     assert "http://***@a" in stream.getvalue()
@@ -138,8 +136,8 @@ def test_user_info_of_a_url_is_not_logged(form: Format) -> None:
         ("error", ["error"]),
     ],
 )
-def test_the_level_is_kept(level: Level, written: list[str]) -> None:
-    """What is below the level is not written."""
+def test_level(level: Level, written: list[str]) -> None:
+    """Messages below the level are not written."""
     stream = io.StringIO()
     configure_logging(level, "json", stream)
     logger = logging.getLogger("exporter.test")
@@ -149,8 +147,8 @@ def test_the_level_is_kept(level: Level, written: list[str]) -> None:
     assert [json.loads(line)["level"] for line in stream.getvalue().splitlines()] == written
 
 
-def test_other_libraries_are_heard_from_warnings_on() -> None:
-    """At debug level HTTP libraries log headers: they must not, whatever level the user wants of this program."""
+def test_other_libraries_log_from_warnings_on() -> None:
+    """HTTP libraries log headers at debug level, which must not be written at any configured level."""
     stream = io.StringIO()
     configure_logging("debug", "json", stream)
     for name in ("httpx", "httpcore.http11", "asyncio", "langchain"):
@@ -161,15 +159,15 @@ def test_other_libraries_are_heard_from_warnings_on() -> None:
     assert [json.loads(line)["msg"] for line in stream.getvalue().splitlines()] == ["careful"] * 4
 
 
-def test_a_second_call_replaces_the_first() -> None:
-    """Configuring anew, as a reload does, neither doubles lines nor keeps the old form."""
+def test_second_call_replaces_the_first() -> None:
+    """Configuring again, as a reload does, neither duplicates lines nor keeps the former format."""
     assert _line("info", "json", "x").startswith("{")
     assert _line("info", "logfmt", "x", a=1).count("\n") == 1
     assert _line("warn", "logfmt", "x") == ""
 
 
 def test_warnings_are_logged() -> None:
-    """Python's own warnings become log lines instead of text in between."""
+    """Python's own warnings become log lines."""
     stream = io.StringIO()
     configure_logging("info", "json", stream)
     with warnings.catch_warnings():

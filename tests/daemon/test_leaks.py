@@ -1,4 +1,4 @@
-"""Nothing leaks: what five hundred probes of every kind leave behind."""
+"""Leaks: open files, threads, tasks and connections after five hundred probes of every kind."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from support.probing import model_plan, target_plan, workload
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
 from exporter.gpu.monitor import GpuMonitor
-from exporter.metrics.families import ProbeMetrics
+from exporter.metrics.collector import ProbeCollector
 from exporter.plan import ModelKey, TargetPlan
 from exporter.probing.target import Target
+from exporter.state.store import StateStore
 
 LANES = 10
 PROBES = 500
 SETTLE_GUARD_SECONDS = 10
 STEPS_MAX = 400
-"""Of the event loop, in which a short probe has come to its stream at least."""
-HANGS = 0.3
-"""Seconds until the deadline of a probe that will hang."""
+"""Steps of the event loop within which a short probe has started to receive its answer."""
+HANG_TIMEOUT_SECONDS = 0.3
+"""Timeout of a probe that will hang."""
 
-SCENES: list[Fault | None] = [
+FAULTS: list[Fault | None] = [
     None,
     Fault(FaultKind.SLOW),
     Fault(FaultKind.COLD),
@@ -74,37 +75,37 @@ HANGING = {
     FaultKind.ENDLESS_HEADERS,
 }
 CANCELLED_AFTER = (0.0, 0.01, 0.05, 0.1, 0.2)
-"""Seconds: before the first request, in each stage, in the middle of the stream."""
+"""Seconds: before the first request, in each stage, in the middle of the answer."""
 
 
 @dataclass
 class Lane:
-    """A target on a server of its own, probed in one fault after another; it keeps its own books."""
+    """A target with its own server, probed with one fault after another, and the number of its probes."""
 
     engine: FaultyEngine
     server: OllamaServer
     target: Target
-    pair: ModelKey
+    key: ModelKey
     ended: int = 0
     cancelled: int = 0
-    faults: itertools.cycle[Fault | None] = field(default_factory=lambda: itertools.cycle(SCENES))
+    faults: itertools.cycle[Fault | None] = field(default_factory=lambda: itertools.cycle(FAULTS))
 
     async def probe(self, *, cancel_after: float | None = None) -> None:
-        """Probe once, in the next fault."""
+        """Probe once, with the next fault."""
         fault = next(self.faults)
         hangs = fault is not None and fault.kind in HANGING
-        self.target.models = {
-            self.pair: model_plan(
+        self.target._models = {
+            self.key: model_plan(
                 when_unloaded="borrow" if fault is None else "load",
-                timeout_seconds=HANGS if hangs else 5,
-                load_timeout_seconds=HANGS if hangs else 5,
+                timeout_seconds=HANG_TIMEOUT_SECONDS if hangs else 5,
+                load_timeout_seconds=HANG_TIMEOUT_SECONDS if hangs else 5,
             )
         }
         if fault is not None:
             if fault.kind in {FaultKind.LOAD_FOREVER, FaultKind.OUT_OF_MEMORY}:
                 await self.engine.expire(self.engine.models()[0])
             fault = self.engine.inject(replace(fault))
-        task = asyncio.create_task(self.target.probe(self.pair))
+        task = asyncio.create_task(self.target.probe(self.key))
         if cancel_after is not None:
             await asyncio.sleep(cancel_after)
             task.cancel()
@@ -118,29 +119,29 @@ class Lane:
             fault.end()
 
     async def probe_often(self, probes: int, lane: int) -> None:
-        """Probe so many times; each third is cancelled, at one moment or another."""
+        """Probe several times; every third probe is cancelled, at different moments."""
         for number in range(lane, lane + probes):
             cancelled = number % 3 == 0
             await self.probe(cancel_after=CANCELLED_AFTER[number // 3 % len(CANCELLED_AFTER)] if cancelled else None)
 
 
 @contextlib.asynccontextmanager
-async def open_lane(name: str, metrics: ProbeMetrics) -> AsyncIterator[Lane]:
-    """Yield a lane whose target tells `metrics`."""
+async def open_lane(name: str, store: StateStore) -> AsyncIterator[Lane]:
+    """Yield a lane whose results are recorded in `store`."""
     engine = FaultyEngine([ScriptedModel(tokens_per_second=4000, load_seconds=0.06, prefill_seconds=0.005)])
     async with OllamaServer(engine) as server:
         plan: TargetPlan = target_plan(server.url, model_plan(), name=name)
-        target = Target(plan, GpuMonitor(), metrics, lambda *_: asyncio.sleep(0))
-        pair = plan.pair(model_plan())
-        metrics.add_pair(pair, model_plan())
+        target = Target(plan, GpuMonitor(), store, lambda *_: asyncio.sleep(0))
+        key = plan.key(model_plan())
+        store.add_model(key, model_plan())
         try:
-            yield Lane(engine, server, target, pair)
+            yield Lane(engine, server, target, key)
         finally:
             await target.close()
 
 
 def held() -> dict[str, Counter[str]]:
-    """Return what this process holds: open files by kind, threads, tasks, live connections of the HTTP client."""
+    """Count open files by kind, threads, tasks, and live connections of the HTTP client."""
     files: Counter[str] = Counter()
     for file in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -156,99 +157,98 @@ def held() -> dict[str, Counter[str]]:
 
 
 def counts(registry: CollectorRegistry) -> dict[ModelKey, Counter[str]]:
-    """Return each pair's runs, and how they ended, as they are told now."""
+    """Return each model's exposed counters of runs and of how they ended."""
     found: dict[ModelKey, Counter[str]] = {}
     for metric in registry.collect():
         for sample in metric.samples:
             name = sample.name.removeprefix("ollama_probe_")
             if name in {"runs_total", "successes_total", "failures_total", "cancelled_total"}:
-                pair = ModelKey(sample.labels["target"], sample.labels["model"])
-                found.setdefault(pair, Counter())[name] += int(sample.value)
+                key = ModelKey(sample.labels["target"], sample.labels["model"])
+                found.setdefault(key, Counter())[name] += int(sample.value)
                 if "reason" in sample.labels:
-                    found[pair][sample.labels["reason"]] += int(sample.value)
+                    found[key][sample.labels["reason"]] += int(sample.value)
     return found
 
 
 def assert_adds_up(registry: CollectorRegistry) -> None:
-    """Runs are successes and failures and cancelled, for every pair."""
-    for pair, each in counts(registry).items():
+    """Check that runs = successes + failures + cancelled for every model."""
+    for key, each in counts(registry).items():
         ends = each["successes_total"] + each["failures_total"] + each["cancelled_total"]
-        assert each["runs_total"] == ends, pair
+        assert each["runs_total"] == ends, key
 
 
-async def test_five_hundred_probes_of_every_kind_leave_nothing_behind() -> None:
-    """Good, failing in every way and cancelled at any moment: files, sockets, threads and tasks are as before.
+async def test_five_hundred_probes_leave_nothing_open() -> None:
+    """After successful, failed and cancelled probes the files, sockets, threads and tasks are those from before.
 
-    And whenever somebody looks, each pair's runs are its successes, failures and cancelled; in the end they are as many
-    as there were.
+    At every scrape runs = successes + failures + cancelled, and at the end they are the number of probes.
     """
     registry = CollectorRegistry()
-    metrics = ProbeMetrics(registry, collectors=())
-    looked = 0
+    store = StateStore()
+    ProbeCollector(store, registry, collectors=())
+    scrapes = 0
 
-    async def keep_looking() -> None:
-        nonlocal looked
+    async def keep_scraping() -> None:
+        nonlocal scrapes
         while True:
             assert_adds_up(registry)
-            looked += 1
+            scrapes += 1
             await asyncio.sleep(0.1)
 
     async with contextlib.AsyncExitStack() as stack:
-        lanes = [await stack.enter_async_context(open_lane(f"lane-{number}", metrics)) for number in range(LANES)]
+        lanes = [await stack.enter_async_context(open_lane(f"lane-{number}", store)) for number in range(LANES)]
         for number, lane in enumerate(lanes):
-            lane.faults = itertools.cycle([*SCENES[number * 3 :], *SCENES[: number * 3]])
+            lane.faults = itertools.cycle([*FAULTS[number * 3 :], *FAULTS[: number * 3]])
         await asyncio.gather(*(lane.probe_often(3, number) for number, lane in enumerate(lanes)))  # all is imported
-        await emptied(lanes)
+        await unload_all(lanes)
         before = held()
-        looking = asyncio.create_task(keep_looking())
+        scraping = asyncio.create_task(keep_scraping())
         await asyncio.gather(*(lane.probe_often(PROBES // LANES, number) for number, lane in enumerate(lanes)))
-        looking.cancel()
-        assert (await asyncio.gather(looking, return_exceptions=True))[0].__class__ is asyncio.CancelledError
-        await emptied(lanes)
+        scraping.cancel()
+        assert (await asyncio.gather(scraping, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+        await unload_all(lanes)
         after = held()
 
     assert after == before
-    assert looked > 10
-    told = counts(registry)
+    assert scrapes > 10
+    counted = counts(registry)
     for lane in lanes:
-        assert told[lane.pair]["cancelled_total"] == lane.cancelled
-        assert told[lane.pair]["runs_total"] == lane.ended + lane.cancelled
-    every = sum(told.values(), Counter())
+        assert counted[lane.key]["cancelled_total"] == lane.cancelled
+        assert counted[lane.key]["runs_total"] == lane.ended + lane.cancelled
+    every = sum(counted.values(), Counter())
     mixed = ("denied", "http", "protocol", "busy", "out_of_memory", "load_timeout", "no_first_token")
     assert all(every[kind] > 0 for kind in (*mixed, "successes_total", "cancelled_total"))
     assert every["internal"] == 0
 
 
-async def emptied(lanes: list[Lane]) -> None:
-    """Wait for that, and unload the models."""
-    await settled(lanes)
+async def unload_all(lanes: list[Lane]) -> None:
+    """Wait until all connections are closed, and unload the models."""
+    await wait_until_closed(lanes)
     for lane in lanes:
         await lane.engine.expire(lane.engine.models()[0])
     await asyncio.sleep(0.1)
 
 
-async def settled(lanes: list[Lane]) -> None:
-    """Wait until no connection is left on either side: the servers hear of the last close a moment later."""
+async def wait_until_closed(lanes: list[Lane]) -> None:
+    """Wait until the servers have no open connection: they notice the last close a moment later."""
     async with asyncio.timeout(SETTLE_GUARD_SECONDS):
         while any(lane.server.open_connections for lane in lanes):
             await asyncio.sleep(0.002)
 
 
-async def test_a_probe_cancelled_at_any_step_leaves_no_connection() -> None:
-    """Whatever the event loop was about to do for a probe when it was cancelled, its connection is closed."""
-    metrics = ProbeMetrics(CollectorRegistry(), collectors=())
-    async with open_lane("lane", metrics) as lane:
-        lane.target.models = {lane.pair: model_plan(when_unloaded="load", workload=workload(num_predict=16))}
-        await lane.target.probe(lane.pair)
+async def test_probe_cancelled_at_any_step_leaves_no_connection() -> None:
+    """A probe is cancelled after each number of event loop steps, and its connection is always closed."""
+    async with open_lane("lane", StateStore()) as lane:
+        lane.target._models = {lane.key: model_plan(when_unloaded="load", workload=workload(num_predict=16))}
+        await lane.target.probe(lane.key)
         for steps in (*range(1, 60), *range(60, STEPS_MAX, 7)):
-            task = asyncio.create_task(lane.target.probe(lane.pair))
+            task = asyncio.create_task(lane.target.probe(lane.key))
             for _ in range(steps):
                 await asyncio.sleep(0)
             if task.done():
                 break
             task.cancel()
             await asyncio.wait({task})
-            await settled([lane])
+            await wait_until_closed([lane])
         await asyncio.wait({task})
 
     assert steps > 100

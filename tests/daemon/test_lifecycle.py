@@ -1,4 +1,4 @@
-"""The daemon as a process: it serves, probes, reloads, and ends when told, whatever it is doing."""
+"""The daemon as a process: start, signals, and servers that are down at the start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 from support.daemons import START_GUARD_SECONDS, STOP_GUARD_SECONDS, Running, daemon, target
 from support.faults import Fault, FaultKind
 from support.faulty_ollama import FaultyEngine
@@ -21,8 +20,8 @@ from exporter.embedded.scripted import ScriptedModel
 from exporter.embedded.values import Model
 
 
-async def test_a_person_sees_a_number_within_seconds(tmp_path: Path) -> None:
-    """The series stand at once, the reading follows, runs add up, and SIGTERM ends it with 0."""
+async def test_serves_series_then_readings(tmp_path: Path) -> None:
+    """Counters are there from the first scrape, a reading follows, and SIGTERM ends the daemon with 0."""
     async with OllamaServer(FaultyEngine()) as server, daemon(tmp_path, [target(server)]) as running:
         assert await running.value("runs_total", target="t", model="llama3.1") == 0
         await running.wait_until("runs_total", 1)
@@ -39,82 +38,99 @@ async def test_a_person_sees_a_number_within_seconds(tmp_path: Path) -> None:
 
 
 class StuckUnload(FaultyEngine):
-    """An engine that never answers an unload."""
+    """An engine that never answers an unload request."""
 
     async def expire(self, model: Model) -> None:  # noqa: ARG002
-        """Wait for ever."""
-        self.inject(Fault(FaultKind.SLOW, factor=1))  # a mark that the test can see
+        """Never return."""
         await asyncio.sleep(1000)
 
 
-async def seen(condition: Callable[[], bool]) -> None:
-    """Wait until something holds."""
+async def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true."""
     async with asyncio.timeout(START_GUARD_SECONDS):
         while not condition():
             await asyncio.sleep(0.02)
 
 
 def generating(server: OllamaServer, number: int = 1) -> bool:
-    """Return whether the server has got so many generate requests."""
+    """Return whether the server has received this many generate requests."""
     return sum(request.path == "/api/generate" for request in server.requests) >= number
 
 
+SLOW_SHUTDOWN = """
+import asyncio, sys
+from exporter.__main__ import main
+from exporter.web.server import WebServer
+
+async def wait(self):
+    await asyncio.sleep(60)
+
+WebServer.stop = wait
+sys.exit(main())
+"""
+"""The program, with a web server that takes a minute to stop."""
+
 STATES: dict[str, tuple[Fault | None, dict[str, Any], Callable[[Running, OllamaServer], Awaitable[None]]]] = {
     "importing": (None, {}, lambda _running, _server: asyncio.sleep(0)),
-    "loading": (Fault(FaultKind.LOAD_FOREVER), {}, lambda _, server: seen(lambda: generating(server))),
+    "loading": (Fault(FaultKind.LOAD_FOREVER), {}, lambda _, server: wait_for(lambda: generating(server))),
     "before the first token": (
         Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN, path="/api/generate"),
         {"when_unloaded": "load"},
-        lambda _, server: seen(lambda: generating(server)),
+        lambda _, server: wait_for(lambda: generating(server)),
     ),
     "in the middle": (
         Fault(FaultKind.STALL_IN_THE_MIDDLE, after_tokens=5),
         {},
-        lambda _, server: seen(lambda: generating(server, 2)),
+        lambda _, server: wait_for(lambda: generating(server, 2)),
     ),
-    "giving back": (None, {}, lambda _, server: seen(lambda: generating(server, 3))),
+    "unloading": (None, {}, lambda _, server: wait_for(lambda: generating(server, 3))),
 }
 
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-async def test_a_signal_ends_it_with_0_in_every_state(state: str, number: signal.Signals, tmp_path: Path) -> None:
-    """Connections are closed, and a borrowed model is left to Ollama's own timer."""
+async def test_signal_exits_with_0_in_every_state(state: str, number: signal.Signals, tmp_path: Path) -> None:
+    """Connections are closed, and a borrowed model is left to Ollama's own keep-alive timer."""
     fault, changes, reached = STATES[state]
-    engine = StuckUnload() if state == "giving back" else FaultyEngine()
+    engine = StuckUnload() if state == "unloading" else FaultyEngine()
     async with OllamaServer(engine) as server:
         if fault:
             engine.inject(Fault(fault.kind, after_tokens=fault.after_tokens, path=fault.path))
         async with daemon(tmp_path, [target(server, **changes)]) as running:
             await reached(running, server)
             assert await running.end(number) == 0
-            await seen(lambda: server.open_connections == 0)
+            await wait_for(lambda: server.open_connections == 0)
     unloads = [request for request in server.requests if (request.body or {}).get("keep_alive") == 0]
-    assert len(unloads) == (1 if state == "giving back" else 0)
+    assert len(unloads) == (1 if state == "unloading" else 0)
 
 
-async def test_a_signal_ends_it_while_others_wait_for_their_turn(tmp_path: Path) -> None:
-    """With one turn for two targets, the one that waits has not run: it is not counted, and it holds nothing up."""
+async def test_signal_exits_while_a_probe_waits_for_its_turn(tmp_path: Path) -> None:
+    """With max_concurrent_probes 1, the probe that waits does not delay the exit."""
     engine = FaultyEngine()
     engine.inject(Fault(FaultKind.STALL_IN_THE_MIDDLE, after_tokens=5))
     async with OllamaServer(engine) as server:
         targets = [target(server, "one"), target(server, "two")]
         async with daemon(tmp_path, targets, max_concurrent_probes=1) as running:
-            await seen(lambda: generating(server, 2))
+            await wait_for(lambda: generating(server, 2))
             assert await running.end() == 0
 
 
-async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    """Whoever presses Ctrl-C twice does not want to wait."""
-    async with OllamaServer(FaultyEngine()) as server, daemon(tmp_path, [target(server)]) as running:
+async def test_second_signal_exits_at_once(tmp_path: Path) -> None:
+    """While the first signal's shutdown still waits, a second one exits with 1 instead of the graceful 0."""
+    async with (
+        OllamaServer(FaultyEngine()) as server,
+        daemon(tmp_path, [target(server)], program=SLOW_SHUTDOWN) as running,
+    ):
         running.process.send_signal(signal.SIGINT)
+        await running.wait_for_line("msg=stopping")
         running.process.send_signal(signal.SIGTERM)
 
-        assert await asyncio.wait_for(running.process.wait(), STOP_GUARD_SECONDS) in {0, 1}
+        assert await asyncio.wait_for(running.process.wait(), STOP_GUARD_SECONDS) == 1
+    assert not any("msg=stopped" in line for line in running.lines)
 
 
-async def test_an_address_in_use_is_told_with_its_remedy(tmp_path: Path) -> None:
-    """Exit 1, and the message says which setting to change."""
+async def test_address_in_use_exits_with_1(tmp_path: Path) -> None:
+    """The message names the flag to change."""
     async with OllamaServer(FaultyEngine()) as server, daemon(tmp_path, [target(server)]) as running:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -127,38 +143,8 @@ async def test_an_address_in_use_is_told_with_its_remedy(tmp_path: Path) -> None
     assert "--web.listen-address" in stderr.decode()
 
 
-async def test_a_reload_follows_the_file_and_keeps_the_counters(tmp_path: Path) -> None:
-    """A pair that stays keeps its counters, one that leaves loses its series, a new one is probed."""
-    models = [ScriptedModel("llama3.1", tokens_per_second=500), ScriptedModel("b", tokens_per_second=500)]
-    async with OllamaServer(FaultyEngine(models)) as server:
-        targets = [target(server), target(server, "gone")]
-        async with daemon(tmp_path, targets) as running:
-            await running.wait_until("successes_total", 1, target="t")
-            config = yaml.safe_load(running.config_file.read_text())
-            config["targets"] = [target(server, models=["llama3.1", "b"], interval="10m")]
-            running.config_file.write_text(yaml.safe_dump(config))
-            running.process.send_signal(signal.SIGHUP)
-            await running.wait_until("successes_total", 2, target="t", model="llama3.1")
-            await running.wait_until("interval_seconds", 600, target="t", model="b")
-            assert await running.value("runs_total", target="gone") is None
-            assert await running.value("up", target="gone") is None
-            assert await running.end() == 0
-
-
-async def test_a_bad_reload_is_refused_and_the_former_settings_stay(tmp_path: Path) -> None:
-    """The log names the mistake, and probing goes on."""
-    async with OllamaServer(FaultyEngine()) as server, daemon(tmp_path, [target(server)]) as running:
-        await running.wait_until("successes_total", 1)
-        running.config_file.write_text("intervall: 5m\n")
-        running.process.send_signal(signal.SIGHUP)
-        line = await running.wait_for_line("reload refused")
-
-        assert "intervall" in line
-        assert await running.value("decode_tokens_per_second") is not None
-
-
-async def test_a_target_that_is_down_at_start_comes_back_by_itself(tmp_path: Path) -> None:
-    """Down: `up` 0, failures by reason, no reading. Back: the next probe brings the reading."""
+async def test_target_that_is_down_at_start_recovers(tmp_path: Path) -> None:
+    """While it is down: `up` 0, failures by reason, no reading. Afterwards the next probe gives a reading."""
     server = OllamaServer(FaultyEngine([ScriptedModel(tokens_per_second=500)]))
     url = await server.start()
     await server.stop()

@@ -1,4 +1,4 @@
-"""Names as people and servers write them: told as they are, in every format, from the settings to the scrape."""
+"""Unusual names of targets, models and GPUs are exposed unchanged, from the configuration to the scrape."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ FORMATS: dict[str, Callable[[str], Iterable[Metric]]] = {
 
 
 def model_of(name: str) -> str:
-    """Return the name of a model that is installed; without the tag it is not."""
+    """Return the name of an installed model; the name without this tag is not installed."""
     return f"{name}:8b"
 
 
-async def told(running: Running, accept: str) -> str:
-    """Return an exposition, its lines ended as they were sent."""
+async def exposition(running: Running, accept: str) -> str:
+    """Return the metrics in a format, with the line ends that were sent."""
     async with httpx.AsyncClient(trust_env=False, verify=False) as client:
         answer = await client.get(f"{running.url}/metrics", headers={"accept": accept})
     assert answer.headers["content-type"].startswith(accept)
     return answer.content.decode()
 
 
-async def verdicts(running: Running) -> set[tuple[str, str, float]]:
-    """Return target, model and whether its last probe was good."""
+async def results(running: Running) -> set[tuple[str, str, float]]:
+    """Return target, model and value of `ollama_probe_success`."""
     samples = [(name, dict(labels), value) for (name, labels), value in (await running.scrape()).items()]
     return {(at["target"], at["model"], value) for name, at, value in samples if name == "ollama_probe_success"}
 
 
 class Words(HTMLParser):
-    """The text of a page."""
+    """The text of an HTML page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -65,15 +65,15 @@ class Words(HTMLParser):
         self.feed(page)
 
     def handle_data(self, data: str) -> None:
-        """Keep it."""
+        """Append the text."""
         self.text += data
 
 
-async def test_any_name_is_told_as_it_is(tmp_path: Path, newest_release: programs.Release) -> None:
-    """Targets, models and cards with quotes, newlines, braces, markup, beyond ASCII, 300 characters long.
+async def test_names_are_exposed_unchanged(tmp_path: Path, newest_release: programs.Release) -> None:
+    """Names with quotes, newlines, braces, markup, non-ASCII characters, or 300 characters.
 
-    Both parsers of prometheus_client read each label back as it was configured, of good probes and of failing ones;
-    promtool finds nothing in it; a log line is one line, and the page shows the names as text.
+    Both parsers of prometheus_client read every label back as configured, for successful and failed probes; promtool
+    accepts the exposition; each log message is one line; the status page shows the names as text.
     """
     models = [ScriptedModel(model_of(name), tokens_per_second=5000, load_seconds=0.01) for name in NAMES]
     async with OllamaServer(ScriptedEngine(models)) as server:
@@ -92,9 +92,9 @@ async def test_any_name_is_told_as_it_is(tmp_path: Path, newest_release: program
         async with daemon(tmp_path, targets, max_concurrent_probes=2) as running:
             wanted = {(name, model_of(name), 1.0) for name in NAMES} | {("missing", NAMES[0], 0.0)}
             async with asyncio.timeout(START_GUARD_SECONDS):
-                while not wanted <= await verdicts(running):
+                while not wanted <= await results(running):
                     await asyncio.sleep(0.2)
-            expositions = {accept: await told(running, accept) for accept in FORMATS}
+            expositions = {accept: await exposition(running, accept) for accept in FORMATS}
             async with httpx.AsyncClient(trust_env=False, verify=False) as client:
                 page = Words((await client.get(running.url)).text)
             assert await running.end() == 0
@@ -125,5 +125,5 @@ async def test_any_name_is_told_as_it_is(tmp_path: Path, newest_release: program
     assert [
         line for line in (checked.stdout + checked.stderr).splitlines() if "ollama_probe_token_count" not in line
     ] == []
-    assert all(line.startswith("ts=") for line in running.lines), "a name broke a log line"
+    assert all(line.startswith("ts=") for line in running.lines), "a name was split over log lines"
     assert all(name.split()[0] in page.text for name in NAMES)

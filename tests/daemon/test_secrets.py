@@ -1,4 +1,4 @@
-"""No secret ever leaves: planted in every place that may hold one, and looked for in all that was emitted."""
+"""Secrets are put into every place that may hold one, and searched for in everything that the program emits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ import httpx
 import pytest
 import yaml
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 from support.daemons import START_GUARD_SECONDS, Running, daemon
 from support.probing import model_plan, probing, target_plan
 from support.programs import free_port
@@ -29,14 +28,14 @@ from exporter.errors import ProbeError, Reason
 from exporter.gpu.base import ProbedModel
 from exporter.gpu.monitor import GpuMonitor, GpuWatch
 from exporter.logs import JsonFormatter, LogfmtFormatter
-from exporter.metrics.families import ProbeMetrics
-from exporter.ollama.transport import TargetAuth
+from exporter.ollama.auth import TargetAuth
 from exporter.probing.target import Target
+from exporter.state.store import StateStore
 
 MARK = "hush"
-"""Whatever piece of a secret is long enough to help anybody holds it."""
+"""Part of every secret, and of every piece of one that is long enough to be useful."""
 AWKWARD = "hush-\"hush\\hush'hush%hush"
-"""Printable ASCII that JSON, Python, Go and URLs each spell in their own way."""
+"""Printable ASCII that JSON, Python, Go and URLs each escape differently."""
 TOKEN = f"tok-{AWKWARD}-hush"
 USER = "user-hush"
 URL_PASSWORD = "url-hush/hush@hush:hush"
@@ -48,13 +47,13 @@ ENCODED = [base64.b64encode(f"{user}:{pw}".encode()).decode() for user, pw in ((
 
 
 def leaks(text: str) -> list[str]:
-    """Return the lines that hold a secret, a piece of one, or one in base64."""
+    """Return the lines that contain a secret, a piece of one, or one in base64."""
     pieces = [MARK, *(encoded[start : start + 16] for encoded in ENCODED for start in range(8, 24, 8))]
     return [line for line in text.splitlines() if any(piece in line for piece in pieces)]
 
 
 def echo(request: web.Request) -> str:
-    """Return what a careless server says: what it was sent, plain, quoted, and in parts."""
+    """Return a text that repeats the request's credentials: plain, quoted, and in parts."""
     sent = {name: value for name, value in request.headers.items() if name.lower() in {"authorization", "x-key"}}
     sent["Cookie"] = request.headers.get("cookie", "")
     credentials = sent.get("Authorization", "").partition(" ")[2]
@@ -64,12 +63,12 @@ def echo(request: web.Request) -> str:
 
 
 def json_error(text: str, status: int) -> web.Response:
-    """Return an error as Ollama sends it."""
+    """Return an error in Ollama's format."""
     return web.json_response({"error": text}, status=status)
 
 
 async def answer(request: web.Request) -> web.StreamResponse:
-    """Fail in the way that the path's first part names."""
+    """Fail as the first part of the path says."""
     way, call = request.match_info["way"], request.match_info["call"]
     if way == "denied":
         return json_error(echo(request), 401)
@@ -93,8 +92,8 @@ WAYS = ("denied", "page", "late", "final", "short", "stream")
 
 
 @contextlib.asynccontextmanager
-async def careless_server() -> AsyncIterator[str]:
-    """Yield the URL of a server that echoes what it was sent."""
+async def echoing_server() -> AsyncIterator[str]:
+    """Yield the URL of a server whose errors repeat the credentials it was sent."""
     app = web.Application()
     app.router.add_route("*", "/{way}/api/{call}", answer)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -128,7 +127,7 @@ class Planted:
         return url.replace("://", f"://{USER}:${{URL_PASSWORD}}@")
 
     def targets(self, *authorizations: str) -> list[dict[str, Any]]:
-        """Return a target for each way to fail and each of these ways to authorize: all of them unless told."""
+        """Return a target for each way to fail and each given way to authorize (by default all of them)."""
         found: list[dict[str, Any]] = []
         common: dict[str, Any] = {"models": ["llama3.1"], "headers": {"X-Key": "${HEADER}", "Cookie": COOKIE}}
         for way in (*WAYS, "refused"):
@@ -144,7 +143,7 @@ class Planted:
         return [target for target in found if not authorizations or target["name"].endswith(authorizations)]
 
     def turning(self) -> list[dict[str, Any]]:
-        """Return targets whose files go bad after the start."""
+        """Return targets whose token files become invalid after the start."""
         return [
             {
                 "name": f"turning {name}",
@@ -168,7 +167,7 @@ TURNED: dict[str, bytes | None] = {
 
 @pytest.fixture
 def planted_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put secrets into the environment, those that are expanded and those that nobody asked for."""
+    """Set environment variables with secrets: some that the configuration expands, some meant for other programs."""
     proxy = f"http://{USER}:{MARK}-proxy@127.0.0.1:9"
     for name, value in {
         "URL_PASSWORD": quote(URL_PASSWORD, safe=""),
@@ -211,14 +210,12 @@ async def probed(running: Running, name: str, targets: list[str], **labels: str)
 
 @pytest.mark.usefixtures("planted_environment")
 @pytest.mark.parametrize("log_format", ["logfmt", "json"])
-async def test_a_daemon_that_fails_in_every_way_tells_no_secret(
-    log_format: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Log at debug level, both formats of the metrics, the page, and what a refused reload says."""
-    async with careless_server() as url:
+async def test_daemon_emits_no_secret(log_format: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Not in the debug log, either format of the metrics, the status page, or the errors of a failed reload."""
+    async with echoing_server() as url:
         planted = Planted(tmp_path, url)
         targets = planted.targets(*(["url"] if log_format == "json" else [])) + planted.turning()
-        settings = {"log": {"format": log_format}, "max_concurrent_probes": 8}
+        settings: dict[str, Any] = {"log": {"format": log_format}, "max_concurrent_probes": 8}
         async with daemon(tmp_path, targets, **settings) as running:
             await probed(running, "runs_total", [target["name"] for target in targets])
             for name, content in TURNED.items():
@@ -229,7 +226,7 @@ async def test_a_daemon_that_fails_in_every_way_tells_no_secret(
             await probed(running, "failures_total", [f"turning {name}" for name in TURNED], reason="denied")
             running.config_file.write_text(BROKEN)
             running.process.send_signal(signal.SIGHUP)
-            refused = await running.wait_for_line("reload refused")
+            failed_reload = await running.wait_for_line("failed to reload configuration")
             running.config_file.write_text(f"targets: [{{url: {MARK}\n  {MARK}: '{MARK}")
             running.process.send_signal(signal.SIGHUP)
             await running.wait_for_line("config.yml: line")
@@ -247,13 +244,13 @@ async def test_a_daemon_that_fails_in_every_way_tells_no_secret(
         dict(labels).get("reason") for (name, labels), value in counted.items() if "failures" in name and value
     } == {Reason.DENIED, Reason.HTTP, Reason.PROTOCOL, Reason.SHORT, Reason.CONNECT}
     assert "<secret>" in log
-    assert all(f"targets[{number}]" in refused for number in range(6))
+    assert all(f"targets[{number}]" in failed_reload for number in range(6))
     for emitted in (log, *capfd.readouterr(), *(f"{answer.headers}\n{answer.text}" for answer in answers)):
         assert leaks(emitted) == []
 
 
 async def emitted_by(folder: Path, *arguments: str) -> str:
-    """Run a command on the folder's configuration and return all that it said."""
+    """Run a command with the folder's configuration and return its whole output."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "exporter", *arguments),
         stdout=asyncio.subprocess.PIPE,
@@ -267,10 +264,10 @@ async def emitted_by(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.usefixtures("planted_environment")
-async def test_no_command_tells_a_secret(tmp_path: Path) -> None:
-    """Help, the check of the settings, and the commands that probe: their results, errors and logs at debug level."""
+async def test_commands_emit_no_secret(tmp_path: Path) -> None:
+    """Neither help, nor check-config, nor the results, errors and debug logs of the commands that probe."""
     config = ("--config.file", "config.yml", "--log.level", "debug")
-    async with careless_server() as url:
+    async with echoing_server() as url:
         planted = Planted(tmp_path, url)
         targets = planted.targets("token", "basic")
         targets += [target | {"name": f"{target['name']} i", "models": "installed"} for target in targets[:4]]
@@ -291,17 +288,17 @@ async def test_no_command_tells_a_secret(tmp_path: Path) -> None:
         )
 
     assert all("<secret>" in text for text in probed)
-    assert "The settings are good" in others[2]
+    assert "Configuration is valid" in others[2]
     for text in (*probed, *others):
         assert text
         assert leaks(text) == []
 
 
-class FaultyGpus(GpuMonitor):
-    """A GPU library whose error quotes what it should not, cause and context included."""
+class FaultyMonitor(GpuMonitor):
+    """A GPU monitor whose exception, cause and context contain a secret."""
 
     async def watch(self, model: ProbedModel) -> GpuWatch:  # noqa: ARG002
-        """Fail."""
+        """Raise."""
         try:
             _fail(f"sent {TOKEN!r}")
         except LookupError as error:
@@ -317,18 +314,18 @@ def _fail(message: str) -> None:
 
 
 @pytest.mark.parametrize("formatter", [LogfmtFormatter(), JsonFormatter()], ids=["logfmt", "json"])
-async def test_the_traceback_of_an_internal_error_is_told_without_secrets(
+async def test_traceback_of_an_internal_error_is_redacted(
     formatter: logging.Formatter, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All of its causes are there, for a report, and what they quote is not."""
+    """The log has every exception of the chain, without the secrets in their messages."""
     caplog.set_level(logging.DEBUG)
     token = tmp_path / "token"
     token.write_text(TOKEN)
-    async with careless_server() as url:
+    async with echoing_server() as url:
         plan = target_plan(f"{url}/stream", model_plan(), bearer_token_file=token)
-        target = Target(plan, FaultyGpus(), ProbeMetrics(CollectorRegistry()), lambda *_: asyncio.sleep(0))
-        target.models = {plan.pair(model_plan()): model_plan()}
-        await target.probe(plan.pair(model_plan()))
+        target = Target(plan, FaultyMonitor(), StateStore(), lambda *_: asyncio.sleep(0))
+        target._models = {plan.key(model_plan()): model_plan()}
+        await target.probe(plan.key(model_plan()))
         await target.close()
     text = "\n".join(formatter.format(record) for record in caplog.records if record.name.startswith("exporter"))
 
@@ -338,11 +335,11 @@ async def test_the_traceback_of_an_internal_error_is_told_without_secrets(
 
 
 @pytest.mark.parametrize("name", TURNED)
-async def test_a_secret_file_that_goes_bad_is_denied_and_named(name: str, tmp_path: Path) -> None:
-    """The reason is the operator's to mend: which file, what is wrong with it, and no word of what it holds."""
+async def test_invalid_secret_file_is_denied(name: str, tmp_path: Path) -> None:
+    """The detail names the file, and nothing of its content is shown."""
     file = tmp_path / "token"
     file.write_bytes(content) if (content := TURNED[name]) is not None else None
-    async with careless_server() as url, probing(f"{url}/stream", bearer_token_file=file) as prober:
+    async with echoing_server() as url, probing(f"{url}/stream", bearer_token_file=file) as prober:
         with pytest.raises(ProbeError) as caught:
             await prober.probe(model_plan())
 
@@ -353,14 +350,14 @@ async def test_a_secret_file_that_goes_bad_is_denied_and_named(name: str, tmp_pa
 
 
 def sent_by(**target: Any) -> TargetAuth:
-    """Return the authorization of a target that has sent a request."""
+    """Return the authentication of a target that has sent a request."""
     auth = TargetAuth(target_plan("http://h:1", **target))
     next(auth.auth_flow(httpx.Request("GET", "http://h:1/")))
     return auth
 
 
 def spellings(secret: str) -> Iterable[str]:
-    """Return a secret as others print it."""
+    """Return a secret as other programs print it."""
     return secret, json.dumps(secret), repr(secret), repr(secret.encode()), quote(secret), quote(secret, safe="")
 
 
@@ -375,7 +372,7 @@ def spellings(secret: str) -> Iterable[str]:
     ],
 )
 def test_every_spelling_of_a_secret_is_redacted(target: dict[str, Any], secrets: list[str]) -> None:
-    """As it is, in JSON, in Python's and Go's quotes, in a URL; whole, or the part that a server would quote."""
+    """Plain, in JSON, in Python's and Go's quotes, in a URL; whole, or the part that a server would quote."""
     auth = sent_by(**target)
 
     for secret in secrets:
@@ -383,6 +380,6 @@ def test_every_spelling_of_a_secret_is_redacted(target: dict[str, Any], secrets:
             assert leaks(auth.redact(f"said {spelling} so")) == []
 
 
-def test_a_short_word_of_a_header_is_no_secret() -> None:
-    """What a header's grammar holds is not taken out of every message."""
+def test_short_words_of_a_header_are_not_redacted() -> None:
+    """Words of a header's grammar are not removed from every message."""
     assert sent_by(headers={"X-Team": "gpu team; a=b"}).redact("no team of gpus at a b") == "no team of gpus at a b"

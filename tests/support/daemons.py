@@ -1,4 +1,4 @@
-"""The daemon as a process of its own, and what a test asks it."""
+"""The daemon in its own process, and how a test reads its metrics and log."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from exporter.embedded.protocol import OllamaServer
 
 START_GUARD_SECONDS = 60
 STOP_GUARD_SECONDS = 10
-"""Against hanging only: how long it really takes is printed by `make bench`."""
+"""Only to end a test that hangs. `make bench` measures how long it really takes."""
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @dataclass
 class Running:
-    """A daemon at work."""
+    """A running daemon."""
 
     process: asyncio.subprocess.Process
     config_file: Path
@@ -36,14 +36,14 @@ class Running:
     lines: list[str] = field(default_factory=list)
 
     async def wait_for_line(self, text: str) -> str:
-        """Return the first log line that holds a text."""
+        """Return the first log line that contains a text."""
         async with asyncio.timeout(START_GUARD_SECONDS):
             while not (found := [line for line in self.lines if text in line]):
                 await asyncio.sleep(0.02)
         return found[0]
 
     async def scrape(self) -> Samples:
-        """Return what `/metrics` says now."""
+        """Return the samples of `/metrics` now."""
         async with httpx.AsyncClient(trust_env=False, verify=False) as client:  # saves the time to load certificates
             text = (await client.get(f"{self.url}/metrics")).text
         return {
@@ -53,7 +53,7 @@ class Running:
         }
 
     async def value(self, name: str, **labels: str) -> float | None:
-        """Return the sum of a metric's samples that carry these labels; None where there is none."""
+        """Return the sum of a metric's samples with these labels; None if there is none."""
         found = [
             value
             for (sample, its_labels), value in (await self.scrape()).items()
@@ -74,14 +74,17 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def daemon(folder: Path, targets: list[dict[str, Any]], **settings: Any) -> AsyncIterator[Running]:
-    """Run the daemon in a process of its own; killed in the end where it still runs."""
+async def daemon(
+    folder: Path, targets: list[dict[str, Any]], *, program: str = "", **settings: Any
+) -> AsyncIterator[Running]:
+    """Run the daemon in its own process, or `program` in its place; killed at the end if it still runs."""
     config_file = folder / "config.yml"
     config = {"web": {"listen_address": ["127.0.0.1:0"]}, "targets": targets, **settings}
     config_file.write_text(yaml.safe_dump(config))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "exporter", "--config.file", str(config_file), "--log.level", "debug"),
+        *(("-c", program) if program else ("-m", "exporter")),
+        *("--config.file", str(config_file), "--log.level", "debug"),
         stderr=asyncio.subprocess.PIPE,
         env=os.environ | {"PYTHONFAULTHANDLER": "1"},
     )

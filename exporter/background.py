@@ -1,0 +1,38 @@
+"""Slow, blocking work next to the event loop: imports, above all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def run_in_daemon_thread(function: Callable[[], T], name: str) -> T:
+    """Call a function in a thread of its own and return its result or raise its exception.
+
+    Unlike the threads of `asyncio.to_thread`, this one does not delay the end of the program.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_result: Callable[[], None]) -> None:
+        if not result.done():  # cancelled meanwhile
+            set_result()
+
+    def work() -> None:
+        try:
+            value = function()
+        except Exception as error:  # noqa: BLE001 - raised again where the result is awaited
+            exception = error
+            set_result: Callable[[], None] = lambda: result.set_exception(exception)  # noqa: E731
+        else:
+            set_result = lambda: result.set_result(value)  # noqa: E731
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the program is ending
+            loop.call_soon_threadsafe(settle, set_result)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return await result

@@ -1,0 +1,58 @@
+"""`run_in_daemon_thread`: results, exceptions, cancellation, and a program that ends while it works."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from exporter.background import run_in_daemon_thread
+
+
+async def test_returns_the_result() -> None:
+    """The function runs in a daemon thread of the given name, and its result is returned."""
+    thread = await run_in_daemon_thread(threading.current_thread, "import")
+
+    assert (thread.name, thread.daemon) == ("import", True)
+
+
+async def test_raises_the_exception() -> None:
+    """An exception is raised where the result is awaited."""
+    with pytest.raises(ZeroDivisionError):
+        await run_in_daemon_thread(lambda: 1 // 0, "division")
+
+
+async def test_result_after_cancellation_is_dropped() -> None:
+    """A function that ends after its caller was cancelled has no effect."""
+    release, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        release.wait(10)
+        ended.set()
+
+    task = asyncio.create_task(run_in_daemon_thread(work, "slow"))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()
+    assert await asyncio.to_thread(ended.wait, 10)
+    await asyncio.sleep(0.01)  # the loop's exception handler would fail the test
+
+
+def test_does_not_delay_the_end_of_the_program() -> None:
+    """A program whose main coroutine ends while the thread works exits at once, without an error."""
+    program = (
+        "import asyncio, time\n"
+        "from exporter.background import run_in_daemon_thread\n"
+        "async def main():\n"
+        "    asyncio.create_task(run_in_daemon_thread(lambda: time.sleep(60), 'slow'))\n"
+        "    await asyncio.sleep(0.1)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+
+    assert done.stderr == ""
