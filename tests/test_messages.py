@@ -1,0 +1,10 @@
+"""Messages are worded as in one golden file, which a reviewer reads as a whole."""
+
+from __future__ import annotations
+
+from golden.messages import FILE, HERE, messages
+
+
+def test_messages_are_those_of_the_golden_file() -> None:
+    """A changed message shows in one file: `make golden` writes it."""
+    assert messages() == (HERE / FILE).read_text(encoding="utf-8")
