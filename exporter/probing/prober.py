@@ -138,7 +138,7 @@ class Prober:
             return None, None
 
     async def _name_installed_models(self, error: ProbeError) -> ProbeError:
-        """Return the error with the names of the installed models in its remedy, if the server tells them."""
+        """Return the error with the names of the installed models in its remedy, if the server answers."""
         try:
             names = ", ".join(sorted(model.name for model in await self._client.installed())) or "none"
         except ProbeError:

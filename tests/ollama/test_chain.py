@@ -7,7 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from support.faults import Fault, FaultKind
 from support.faulty_ollama import FaultyEngine
-from support.probing import QUESTION, TEMPLATE, model_plan, serving, target_plan, workload
+from support.probing import QUESTION, TEMPLATE, model_plan, serving, target_plan, until, workload
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
@@ -173,7 +173,7 @@ async def test_what_follows_the_final_chunk_is_ignored(kind: FaultKind) -> None:
     ],
 )
 async def test_a_request_that_fails_raises_its_reason(fault: Fault, reason: Reason) -> None:
-    """Whatever httpx, the Ollama client or LangChain raised."""
+    """It does not matter which of httpx, the Ollama client and LangChain raised."""
     engine = FaultyEngine()
     async with OllamaServer(engine) as server, chain_to(server.url) as chain:
         engine.inject(fault)
@@ -239,10 +239,3 @@ async def run_probe(url: str, environment: dict[str, str]) -> int | None:
     command = (sys.executable, "-m", "exporter", "probe", "--json", "--url", url)
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.DEVNULL)
     return await asyncio.wait_for(process.wait(), 60)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)

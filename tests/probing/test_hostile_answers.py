@@ -1,4 +1,4 @@
-"""Whatever a server sends, in whatever pieces: no crash, no absurd number, and a valid exposition."""
+"""Any answer of a server, in any pieces, gives a counted probe and a valid exposition."""
 
 from __future__ import annotations
 

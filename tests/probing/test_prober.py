@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.faults import Fault, FaultKind
 from support.faulty_ollama import FaultyEngine
-from support.probing import model_plan, probing, workload
+from support.probing import model_plan, probing, until, workload
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
@@ -61,13 +61,6 @@ def generate_bodies(server: OllamaServer) -> list[Any]:
     return [request.body for request in server.requests if request.path == "/api/generate"]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def test_words_and_tokens_are_exact() -> None:
     """Words are the reference program's count of the text; tokens are the server's."""
     async with scripted() as (prober, _, _):
@@ -78,7 +71,7 @@ async def test_words_and_tokens_are_exact() -> None:
 
 
 async def test_a_reading_has_what_the_server_reported() -> None:
-    """Model facts, share on the GPU, stages, load time and contention by the queue come with the figures."""
+    """Model facts, share on the GPU, stages, load time and contention by the queue are part of the reading."""
     model = replace(FAST, vram_share=0.5)
     async with scripted(model) as (prober, _, _):
         cold = await read(prober)

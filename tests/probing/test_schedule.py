@@ -89,7 +89,7 @@ def simulate(
 
 
 def test_each_model_is_probed_at_its_due_times() -> None:
-    """The first probe comes after its delay, each next one an interval later, without drift over a day."""
+    """The first probe is due after its delay, each next one an interval later, without drift over a day."""
     log = simulate({A: (MINUTE, 0), C: (15 * MINUTE, 5)}, DAY)
 
     assert log.times(A) == pytest.approx([index * MINUTE for index in range(DAY // MINUTE)], abs=1)

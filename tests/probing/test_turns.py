@@ -168,7 +168,7 @@ async def test_an_unhandled_error_is_logged_and_frees_the_turn(caplog: pytest.Lo
 
 
 async def test_locks_of_targets_that_are_gone_are_dropped(turns: ProbeTurns, probes: Probes) -> None:
-    """Targets come and go with reloads."""
+    """A reload may replace every target."""
     await start(turns, A, B)
     assert list(turns._target_locks) == ["one"]
 
