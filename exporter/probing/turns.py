@@ -40,11 +40,11 @@ class ProbeTurns:
             return SkipReason.LATE
         if key in self._running:
             return SkipReason.OVERLAP
-        if key in self._tasks and not self._tasks[key].done():
+        if key in self._tasks:
             return SkipReason.LATE
         task = asyncio.create_task(self._run(key), name=f"probe {key.model} on {key.target}")
         self._tasks[key] = task
-        task.add_done_callback(lambda task: self._forget(key, task))
+        task.add_done_callback(lambda _: self._tasks.pop(key))
         return None
 
     async def cancel(self, keys: Iterable[ModelKey]) -> None:
@@ -57,10 +57,6 @@ class ProbeTurns:
     async def cancel_all(self) -> None:
         """Cancel all probes. All have ended when this returns."""
         await self.cancel(list(self._tasks))
-
-    def _forget(self, key: ModelKey, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(key) is task:
-            del self._tasks[key]
 
     async def _run(self, key: ModelKey) -> None:
         # Every task that waits holds a reference to its target's lock, so an unused lock is dropped.

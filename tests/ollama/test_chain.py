@@ -15,7 +15,9 @@ import pytest
 from aiohttp import web
 from support.faults import Fault, FaultKind
 from support.faulty_ollama import FaultyEngine
+from support.hostile_answers import GOOD_CHUNK, GOOD_FINAL, generating, json_line
 from support.probing import QUESTION, TEMPLATE, model_plan, serving, target_plan, until, workload
+from support.raw_server import RawServer
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
@@ -146,17 +148,27 @@ async def test_cancelling_closes_the_connection() -> None:
         await until(lambda: server.client_disconnects == 1 and server.open_connections == 0)
 
 
-@pytest.mark.parametrize("kind", [FaultKind.DONE_TWICE, FaultKind.CUT])
-async def test_what_follows_the_final_chunk_is_ignored(kind: FaultKind) -> None:
-    """Some servers send `done` twice or cut the connection after it, when the answer is complete."""
-    engine = FaultyEngine()
-    async with OllamaServer(engine) as server, chain_to(server.url) as chain:
-        engine.inject(Fault(kind, after_tokens=0 if kind is FaultKind.DONE_TWICE else 10_000))
+@pytest.mark.parametrize(
+    ("more", "framing"),
+    [
+        (b"", "wrong_length"),  # the connection is closed before the announced end
+        (json_line({**GOOD_FINAL, "eval_count": 5}), "chunked"),
+        (json_line(GOOD_CHUNK), "chunked"),
+        (b"<html>\n", "chunked"),
+    ],
+)
+async def test_what_follows_the_final_chunk_is_ignored(more: bytes, framing: str) -> None:
+    """The answer is complete, whatever a server or a proxy adds to it."""
+    server = RawServer(generating(json_line(GOOD_CHUNK) * 20 + json_line(GOOD_FINAL) + more, framing=framing))
+    await server.start()
+    async with chain_to(server.url) as chain:
         answer = await ask(chain)
+    await server.stop()
 
     assert answer.final is not None
-    assert answer.final["eval_count"] == 32
-    assert answer.final["done_reason"] == "length"
+    assert answer.final["eval_count"] == GOOD_FINAL["eval_count"]
+    assert len(answer.chunk_times) == 20
+    assert not answer.cut
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_a_model_that_runs_elsewhere_is_a_cloud_model(entry: dict[str, str], clo
 def test_a_missing_share_on_the_gpu_is_0() -> None:
     """Go omits a `size_vram` of 0; one of the wrong type is unknown."""
     assert loaded_model({"size": 5}).gpu_ratio == 0
+    assert loaded_model({"size": True}).gpu_ratio is None
     assert loaded_model({"size": 5, "size_vram": "all"}).gpu_ratio is None
     assert loaded_model({"size": 5, "size_vram": 4}).gpu_ratio == 0.8
 

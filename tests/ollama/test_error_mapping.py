@@ -141,7 +141,7 @@ def test_an_answer_that_a_library_cannot_parse_is_protocol_only_in_a_stream(erro
 def test_a_validation_error_does_not_repeat_the_answer() -> None:
     """Pydantic prints its input, which is the server's text."""
     with pytest.raises(pydantic.ValidationError) as caught:
-        ollama.GenerateResponse(response="secret words", eval_count="many")
+        ollama.GenerateResponse(response="", eval_count="secret words")
 
     failure = mapped(caught.value, reasons=STREAM_REASONS)
 

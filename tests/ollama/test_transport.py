@@ -71,16 +71,18 @@ async def test_a_line_without_end_is_refused_and_a_long_body_of_short_lines_is_n
 
 
 @pytest.mark.parametrize("charset", ["hex", "utf-16", "unknown"])
-async def test_json_is_utf_8_whatever_charset_the_server_declares(charset: str) -> None:
-    """An odd charset must not make a sound answer unreadable."""
+async def test_an_answer_is_utf_8_whatever_charset_the_server_declares(charset: str) -> None:
+    """Another charset must not make an error unreadable."""
 
     async def answer(_: web.Request) -> web.Response:
-        return web.Response(
-            body='{"version":"ü"}'.encode(), headers={"Content-Type": f"application/json; charset={charset}"}
-        )
+        content_type = f"application/json; charset={charset}"
+        return web.Response(body=b'{"error":"model not found"}', status=404, headers={"Content-Type": content_type})
 
     async with serving(answer) as url, OllamaClient(target_plan(url)) as client:
-        assert await client.version() == "ü"
+        with pytest.raises(ProbeError) as caught:
+            await client.version()
+
+    assert caught.value.reason is Reason.MODEL_MISSING
 
 
 async def test_no_connection_outlives_its_request() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from aiohttp import web
 from support.faulty_ollama import FaultyEngine
-from support.probing import target_plan
+from support.probing import serving, target_plan
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
@@ -44,3 +45,21 @@ async def test_loaded_models_are_found_and_never_loaded_again() -> None:
         found = await discovered(server, "loaded")
 
     assert [(key.model, plan.when_unloaded) for key, plan in found.items()] == [("qwen3:8b", "skip")]
+
+
+async def test_capabilities_are_requested_where_the_list_lacks_them() -> None:
+    """Ollama 0.24 reports them in `/api/show` only."""
+    capabilities = {"llama3.1": ["completion"], "nomic-embed-text": ["embedding"], "old": None, "far": ["completion"]}
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/api/tags":
+            return web.json_response({"models": [{"name": name, "digest": name} for name in capabilities]})
+        name = (await request.json())["model"]
+        return web.json_response({"capabilities": capabilities[name], "remote_host": "h" if name == "far" else ""})
+
+    async with serving(answer) as url:
+        plan = target_plan(url, models="installed")
+        async with OllamaClient(plan) as client:
+            found = await discover(plan, client)
+
+    assert [key.model for key in found] == ["llama3.1", "old"]

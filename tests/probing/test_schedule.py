@@ -6,13 +6,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.simulated import SimulatedLoop, run_simulated
 
 from exporter.errors import SkipReason
 from exporter.plan import ModelKey
-from exporter.probing.schedule import Schedule
+from exporter.probing.schedule import MonotonicIntervalTrigger, Schedule
 from exporter.probing.turns import ProbeTurns
 
 A, B, C = ModelKey("one", "a"), ModelKey("one", "b"), ModelKey("two", "c")
@@ -82,10 +83,27 @@ def simulate(
         if other:
             await other
         await schedule.stop()
+        assert not +log.running
         return log
 
     result: Log = run_simulated(work)
     return result
+
+
+def test_a_timer_that_fires_early_takes_its_due_time() -> None:
+    """Otherwise the model would be due again at once, or its due time would be missed."""
+    now = 0.0
+    trigger = MonotonicIntervalTrigger(60, 60, lambda: now)
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+
+    assert trigger.take() is None
+    now = 59.6
+    assert trigger.take() == 0
+    assert trigger.take() is None
+    assert trigger.get_next_fire_time(moment, moment) == moment + timedelta(seconds=60.4)
+    now = 240.1
+    assert trigger.get_next_fire_time(None, moment) == moment
+    assert trigger.take() == 2
 
 
 def test_each_model_is_probed_at_its_due_times() -> None:
