@@ -57,8 +57,6 @@ class CardEvidence:
     @property
     def utilization_ratio(self) -> float | None:
         """Mean utilisation, without the first samples, which still show the load before."""
-        if not self.samples:
-            return None
         settled = [sample for sample in self.samples if sample.at >= self.samples[0].at + SETTLING_SECONDS]
         return mean(sample.utilization_ratio for sample in settled)
 

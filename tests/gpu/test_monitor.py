@@ -282,6 +282,22 @@ async def test_gpus_of_two_vendors(one: Stage) -> None:
     assert reader.closed
 
 
+async def test_a_model_on_gpus_of_two_vendors(one: Stage) -> None:
+    """The label has both, the energy is summed, and there is no common peak bandwidth."""
+    monitor = one.open(OtherReader((OtherCardReader(pids={one.runner("alone"): 8 * 2**30}),)))
+    nvidia_only = one.open()
+    alone = (await one.probe(nvidia_only, "alone")).state
+    await nvidia_only.close()
+    both = await one.probe(monitor, "alone")
+    assert (both.label, both.uuids) == (f"{H100} + {NAME}", tuple(card.uuid for card in monitor.cards()))
+    assert both.peak_bandwidth_bytes_per_second is None
+    assert alone is not None
+    assert alone.power_watts is not None
+    assert both.state is not None
+    assert both.state.power_watts == pytest.approx(alone.power_watts + 300, rel=0.01)
+    await monitor.close()
+
+
 async def test_with_two_vendors_activity_decides_where_pids_do_not_match(one: Stage) -> None:
     """Only the other vendor's GPU became active."""
     monitor = one.open(OtherReader((OtherCardReader(pids={500: None}),)))
@@ -373,6 +389,22 @@ async def test_gpus_are_sampled_only_during_probes(one: Stage) -> None:
         before = asked
         await asyncio.wrap_future(monitor._worker.submit(lambda: None))
         assert asked == before
+    await monitor.close()
+
+
+async def test_sampling_ends_when_a_library_fails(one: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not asked again during this probe, and the error is logged once; the next probe samples again."""
+    monitor = one.open(sample_seconds=0.0)
+    one.play("alone")
+    watch = await monitor.watch(probed_model())
+    one.replay.changes["nvmlDeviceGetUtilizationRates"] = lambda _: {"unexpected": 0}
+    assert monitor._sampling is not None
+    await asyncio.wait_for(monitor._sampling, 30)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    watch.abandon()
+    del one.replay.changes["nvmlDeviceGetUtilizationRates"]
+    watch = await monitor.watch(probed_model())
+    assert not monitor._sampling.done()
     await monitor.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from support.gpu_stage import H100, Stage, fails
 
 from exporter.gpu.base import CardReader, ReaderUnavailableError
-from exporter.gpu.nvidia import NvidiaReader
+from exporter.gpu.nvidia import NvidiaReader, open_reader
 from exporter.reading import ThrottleReason
 
 NOT_SUPPORTED = fails(pynvml.NVML_ERROR_NOT_SUPPORTED)
@@ -51,6 +52,23 @@ def test_without_permission_for_any_gpu_the_reader_is_unavailable(two: Stage) ->
     with pytest.raises(ReaderUnavailableError):
         NvidiaReader(two.replay)
     assert shut == [None]
+
+
+def test_an_unexpected_error_shuts_nvml_down(one: Stage) -> None:
+    """It is passed on: `detect` logs it."""
+    shut: list[None] = []
+    one.replay.changes["nvmlDeviceGetPciInfo"] = lambda _: {"unexpected": 0}
+    one.replay.changes["nvmlShutdown"] = shut.append
+    with pytest.raises(AttributeError):
+        NvidiaReader(one.replay)
+    assert shut == [None]
+
+
+def test_without_the_library_the_reader_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nvidia-ml-py is not installed."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(ReaderUnavailableError, match="pynvml"):
+        open_reader()
 
 
 def test_what_identifies_a_gpu(one: Stage, two: Stage) -> None:
