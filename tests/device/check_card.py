@@ -87,8 +87,8 @@ async def check_steps(check: Check, card: NvidiaCardReader) -> None:
         check.report(f"energy counter is updated every ({name})", figure)
 
 
-async def beside(check: Check, other: Load, runner: Load, model: str = MODEL) -> GpuObservation:
-    """Probe while another load works from before the start until after the end."""
+async def probe_with_load(check: Check, other: Load, runner: Load, model: str = MODEL) -> GpuObservation:
+    """Probe while another load works, from before the probe until after it."""
     other.start(PROBE_SECONDS + 0.6)
     await asyncio.sleep(0.3)
     observation = await check.probe(runner, model=model)
@@ -126,12 +126,12 @@ async def check_sharing(check: Check, runner: Load, other: Load) -> None:
         await other.done()
         return await check.probe(runner)
 
-    await check.repeat("a second load: `gpu`", 20, lambda: beside(check, other, runner), other_program)
+    await check.repeat("a second load: `gpu`", 20, lambda: probe_with_load(check, other, runner), other_program)
     # Not required: the driver samples five times a second which process uses the SMs, and can miss a short load.
     await check.repeat("a load for 0.8 s during the probe: `gpu`", 10, within, other_program, required=False)
     await check.repeat("right after a second load: no other process", 10, just_after, alone)
     await check.record("alone", lambda: check.probe(runner))
-    await check.record("beside_foreign", lambda: beside(check, other, runner))
+    await check.record("beside_foreign", lambda: probe_with_load(check, other, runner))
 
 
 async def check_models(check: Check, runner: Load, other: Load) -> None:
@@ -140,7 +140,9 @@ async def check_models(check: Check, runner: Load, other: Load) -> None:
     def other_model(observation: GpuObservation) -> bool:
         return observation.contended == {"model": True, "gpu": False}
 
-    await check.repeat("another model's runner: `model`", 10, lambda: beside(check, other, runner), other_model)
+    await check.repeat(
+        "another model's runner: `model`", 10, lambda: probe_with_load(check, other, runner), other_model
+    )
     wrong = 0
     for _ in range(10):  # without a pause: the first model's compute time must not count for the second
         wrong += not alone(await check.probe(other, seconds=1.0, model=OTHER_MODEL))
@@ -151,7 +153,7 @@ async def check_models(check: Check, runner: Load, other: Load) -> None:
         utilizations = [each.state and each.state.utilization_ratio for each in observations]
         contended = Counter(str(dict(each.contended)) for each in observations)
         check.report(f"probes of {seconds} s", f"{contended}, {utilizations}")
-    await check.record("beside_model", lambda: beside(check, other, runner))
+    await check.record("beside_model", lambda: probe_with_load(check, other, runner))
 
 
 async def check_energy(check: Check, runner: Load) -> None:
@@ -223,8 +225,8 @@ async def check_fallback(check: Check, runner: Load, other: Load, on_cpu: Load) 
     """A runner on the CPU, with and without other work on the GPU; and pids that cannot be matched."""
     unmatched = unmatched_monitor()
 
-    def on_cpu_beside() -> Awaitable[GpuObservation]:
-        return beside(check, other, on_cpu, OTHER_MODEL)
+    def on_cpu_with_load() -> Awaitable[GpuObservation]:
+        return probe_with_load(check, other, on_cpu, OTHER_MODEL)
 
     def on_cpu_alone() -> Awaitable[GpuObservation]:
         return check.probe(on_cpu, model=OTHER_MODEL)
@@ -242,8 +244,8 @@ async def check_fallback(check: Check, runner: Load, other: Load, on_cpu: Load) 
         return observation.label == check.names[0]
 
     await check.repeat("a runner on the CPU, idle GPU: cpu", 5, on_cpu_alone, is_cpu)
-    await check.repeat("a runner on the CPU, busy GPU: cpu", 5, on_cpu_beside, is_cpu)
-    await check.record("cpu_beside_foreign", on_cpu_beside)
+    await check.repeat("a runner on the CPU, busy GPU: cpu", 5, on_cpu_with_load, is_cpu)
+    await check.record("cpu_beside_foreign", on_cpu_with_load)
     await check.repeat("pids do not match: the GPU by its activity", 5, by_activity, is_first)
     await check.repeat("pids do not match: no other process", 5, by_activity, alone)
     await check.repeat("pids do not match, a runner on the CPU: cpu", 5, by_idleness, is_cpu)
@@ -262,8 +264,8 @@ async def check_two(check: Check) -> None:
     def is_first_alone(observation: GpuObservation) -> bool:
         return observation.label == check.names[0] and alone(observation)
 
-    def beside_first() -> Awaitable[GpuObservation]:
-        return beside(check, other, first, OTHER_MODEL)
+    def first_with_load() -> Awaitable[GpuObservation]:
+        return probe_with_load(check, other, first, OTHER_MODEL)
 
     def by_activity() -> Awaitable[GpuObservation]:
         return check.probe(both, monitor=unmatched)
@@ -274,11 +276,11 @@ async def check_two(check: Check) -> None:
     count = sum(map(alone, observations))
     check.report("on two GPUs: no other process", count, passed=count == len(observations))
     check.report("on two GPUs: state", observations[-1].state)
-    await check.repeat("a load on the other GPU does not count", 10, beside_first, is_first_alone)
+    await check.repeat("a load on the other GPU does not count", 10, first_with_load, is_first_alone)
     observations = await check.repeat("pids do not match: two GPUs by activity", 5, by_activity, is_both)
     check.report("  no other process", sum(map(alone, observations)))
     await check.record("two_cards", lambda: check.probe(both))
-    await check.record("foreign_on_other_card", beside_first)
+    await check.record("foreign_on_other_card", first_with_load)
     await unmatched.close()
     for child in (first, both, other):
         child.end()
