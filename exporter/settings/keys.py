@@ -29,9 +29,16 @@ class Key(NamedTuple):
         return not any(part.endswith("[]") for part in self.path)
 
 
+def names_of(section: type[BaseModel]) -> list[str]:
+    """Return the names of a section's keys in the order of the schema, those inherited from another section last."""
+    inherited = {name for base in section.__bases__ if issubclass(base, BaseModel) for name in base.model_fields}
+    return sorted(section.model_fields, key=lambda name: name in inherited)
+
+
 def keys_of(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Key]:
-    """Yield every key of a section and of the sections inside it, in the order of the schema."""
-    for name, field in section.model_fields.items():
+    """Yield every key of a section and of the sections inside it, in the order of `names_of`."""
+    for name in names_of(section):
+        field = section.model_fields[name]
         nested = _section(field.annotation)
         is_list = nested is not None and "tuple" in str(field.annotation)
         yield Key((*path, name), field, section, nested, is_list)

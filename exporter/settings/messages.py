@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from exporter.settings.addresses import redact_url
-from exporter.settings.keys import keys_of, section_at
+from exporter.settings.keys import keys_of, names_of, section_at
 from exporter.settings.locations import FileText, Location, Origins
 from exporter.settings.schema import ENVIRONMENT_PREFIX, Settings
 from exporter.settings.target_schema import LIST_TAG, WORD_TAG
@@ -112,7 +112,7 @@ def _unknown(location: Location, origins: Origins) -> str:
         remedy = f"Did you mean {ENVIRONMENT_PREFIX}{near}?" if near else "Correct its name, or unset it."
         return f"unknown environment variable. {remedy}"
     section = section_at(Settings, location[:-1])
-    known = [name for name in section.model_fields if name != "config_file"] if section else []
+    known = [name for name in names_of(section) if name != "config_file"] if section else []
     near = _nearest(str(location[-1]), known)
     return f"unknown key. {f'Did you mean {near}?' if near else 'Known keys: ' + ', '.join(known) + '.'}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.settings.keys import keys_of, section_at
+from exporter.settings.keys import keys_of, names_of, section_at
 from exporter.settings.probe_schema import ModelSettings
 from exporter.settings.schema import Settings
 from exporter.settings.target_schema import BasicAuth, TargetSettings
@@ -28,3 +28,11 @@ def test_keys_inside_lists_have_no_variable() -> None:
     assert keys["targets"].is_list
     assert not keys["targets[].models[].name"].has_variable
     assert keys["targets[].basic_auth"].section is BasicAuth
+
+
+def test_inherited_keys_are_last() -> None:
+    """The keys of a section come before those that it inherits."""
+    names = names_of(ModelSettings)
+
+    assert names[:2] == ["name", "expected_decode_tokens_per_second"]
+    assert set(names) == set(ModelSettings.model_fields)
