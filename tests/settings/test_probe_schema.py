@@ -93,7 +93,7 @@ def test_an_invalid_model_is_refused(tmp_path: Path, model: str, place: str, key
 
 
 def test_every_key_of_probe_can_be_set_for_a_target(tmp_path: Path) -> None:
-    """A target accepts the keys of `probe` beside its own."""
+    """A target accepts its own keys and those of `probe`."""
     (plan,) = load(tmp_path, target("template: '{question}', reasoning: true, load_timeout: 1m")).plans()
 
     assert (plan.defaults.workload.template, plan.defaults.workload.reasoning) == ("{question}", True)
