@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from support.store_events import StoreEvents
 
 from exporter.errors import Reason, SkipReason
 from exporter.metrics.collector import ProbeCollector
-from exporter.metrics.exposition import CachedMetric, Format, render
+from exporter.metrics.exposition import Block, CachedMetric, Format, render
 from exporter.metrics.families import READINGS, metrics_table
 from exporter.plan import ModelKey
 from exporter.reading import Reading
@@ -172,6 +173,20 @@ def test_lines_are_rendered_once_per_change(scraped: Scraped) -> None:
     assert b'up{target="gpu-b"} 0.0' in changed
     for unchanged in (b'target="gpu-b",model=', b'gpu="', b'up{target="gpu-a"}'):
         assert unchanged not in changed
+
+
+def test_lines_of_removed_models_are_freed(scraped: Scraped) -> None:
+    """Models that come and go do not fill the memory."""
+
+    def cached() -> list[object]:
+        return [each.source for each in gc.get_objects() if isinstance(each, Block) and each.source is state]
+
+    [state] = scraped.store.models()
+    scraped.text()
+    assert cached()
+    scraped.store.remove_model(A)
+    scraped.text()
+    assert not cached()
 
 
 @pytest.fixture

@@ -87,6 +87,7 @@ def test_a_skipped_probe_keeps_reading_and_result(reason: SkipReason) -> None:
     assert state.last_run == (now if looked else FULL.finished_at)
     assert state.skip == (reason if looked else None)
     assert state.with_success(FULL, 1.0, TAKEN_AT).skip is None
+    assert state.with_failure(failure(Reason.HTTP), 1.0, now).skip is None
 
 
 def test_a_cancelled_probe_counts_as_a_run_and_changes_nothing_else() -> None:

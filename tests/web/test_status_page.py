@@ -105,8 +105,8 @@ def test_a_good_reading(served: Served) -> None:
     row = row_of(served)
     for part in ("llama3.1", "gpu-a", "102.4", "100.0", "68.0", "0.125", FULL.gpu.label, "measured 3 min ago", ": gpu"):
         assert part in row
-    assert "Truncated" not in row
-    assert "%" not in row
+    for absent in ("Truncated", "%", "Last success"):
+        assert absent not in row
 
 
 def test_a_truncated_reading_on_the_cpu(served: Served) -> None:
@@ -180,14 +180,14 @@ def test_a_withdrawn_reading_is_not_shown(served: Served) -> None:
 
 def test_the_summary_counts_models(served: Served) -> None:
     """Models with a current reading and failing ones are counted apart."""
-    for name in ("failing", "new"):
+    for name in ("failing", "new", "newer"):
         served.store.add_model(ModelKey("gpu-a", name), PLAN)
     served.store.probe_succeeded(KEY, FULL, 3.0)
     served.store.probe_failed(ModelKey("gpu-a", "failing"), failure(Reason.HTTP), 3.0)
 
     page = page_of(served)
     assert "not measured yet" in page.rows[-1]
-    assert "3 models, 1 with a current reading, 1 failing" in page.text
+    assert "4 models, 1 with a current reading, 1 failing" in page.text
 
 
 def test_every_text_is_escaped(served: Served) -> None:
