@@ -3,52 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.faults import Fault, FaultKind
-from support.faulty_ollama import FaultyEngine
 from support.probing import model_plan, probing, until, workload
+from support.scripted import FAST, failure, read, scripted
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
-from exporter.errors import ProbeError, Reason, SkipReason
-from exporter.gpu.monitor import GpuMonitor
+from exporter.errors import Reason, SkipReason
 from exporter.ollama.chain import ChunkRecorder
-from exporter.ollama.entries import ModelFile
-from exporter.plan import ModelPlan
-from exporter.probing.prober import Prober, bandwidth_utilization_ratio
-from exporter.reading import Figures, GpuObservation, InstalledModel, LoadedModel, Reading
-
-FAST = ScriptedModel(tokens_per_second=400, load_seconds=0.1)
-
-
-@contextlib.asynccontextmanager
-async def scripted(
-    *models: ScriptedModel, target: dict[str, Any] | None = None, **scheduling: Any
-) -> AsyncIterator[tuple[Prober, FaultyEngine, OllamaServer]]:
-    """Yield a prober, its server's engine, and the server."""
-    engine = FaultyEngine(models or (FAST,), **scheduling)
-    async with OllamaServer(engine) as server, probing(server.url, **(target or {})) as prober:
-        yield prober, engine, server
-
-
-async def read(prober: Prober, plan: ModelPlan | None = None, chunks: ChunkRecorder | None = None) -> Reading:
-    """Probe and return the reading."""
-    outcome = await prober.probe(plan or model_plan(), chunks=chunks)
-    assert isinstance(outcome, Reading)
-    return outcome
-
-
-async def failure(prober: Prober, plan: ModelPlan | None = None) -> ProbeError:
-    """Probe and return the failure."""
-    with pytest.raises(ProbeError) as caught:
-        await asyncio.wait_for(prober.probe(plan or model_plan()), 10)
-    return caught.value
 
 
 async def loaded_names(server: OllamaServer) -> list[str]:
@@ -198,69 +165,6 @@ async def test_a_wait_for_the_slot_is_queue_time_and_not_in_the_decode_rate() ->
     assert figures.decode_tokens_per_second == pytest.approx(32 / figures.stages.decode_seconds)
 
 
-GOOD, TRUNCATED = "good", "truncated"
-FAULTS: list[tuple[Fault, str | Reason]] = [
-    (Fault(FaultKind.SLOW, factor=0.5), GOOD),
-    (Fault(FaultKind.CPU), TRUNCATED),
-    (Fault(FaultKind.CPU_HIDDEN), TRUNCATED),
-    (Fault(FaultKind.PARTIAL_OFFLOAD, factor=0.99), GOOD),
-    (Fault(FaultKind.COLD), GOOD),
-    (Fault(FaultKind.BUSY, seconds=0.3), GOOD),
-    (Fault(FaultKind.LOAD_FOREVER), Reason.LOAD_TIMEOUT),
-    (Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN), Reason.NO_FIRST_TOKEN),
-    (Fault(FaultKind.STALL_IN_THE_MIDDLE, after_tokens=20), Reason.STALLED),
-    (Fault(FaultKind.CUT, after_tokens=20), Reason.PROTOCOL),
-    (Fault(FaultKind.CUT), Reason.PROTOCOL),
-    (Fault(FaultKind.HALF_CLOSED, after_tokens=20), Reason.PROTOCOL),
-    (Fault(FaultKind.NO_DONE, after_tokens=20), TRUNCATED),
-    (Fault(FaultKind.NO_DONE, after_tokens=10), Reason.PROTOCOL),
-    (Fault(FaultKind.DONE_TWICE), GOOD),
-    (Fault(FaultKind.JUNK_LINE, after_tokens=5), Reason.PROTOCOL),
-    (Fault(FaultKind.ERROR_LINE, after_tokens=5), Reason.HTTP),
-    (Fault(FaultKind.DEAD_MODEL, after_tokens=5, seconds=1), Reason.HTTP),
-    (Fault(FaultKind.OUT_OF_MEMORY), Reason.OUT_OF_MEMORY),
-    (Fault(FaultKind.OUT_OF_MEMORY, after_tokens=5), Reason.OUT_OF_MEMORY),
-    (Fault(FaultKind.UNAUTHORIZED), Reason.DENIED),
-    (Fault(FaultKind.FORBIDDEN), Reason.DENIED),
-    (Fault(FaultKind.SERVER_BUSY), Reason.BUSY),
-    (Fault(FaultKind.THINKING), GOOD),
-    (Fault(FaultKind.EMBEDDING_ONLY), Reason.UNSUPPORTED),
-    (Fault(FaultKind.TRICKLE, factor=0.05), Reason.NO_FIRST_TOKEN),
-    (Fault(FaultKind.LONG_LINE), Reason.PROTOCOL),
-    (Fault(FaultKind.ENDLESS_HEADERS), Reason.NO_FIRST_TOKEN),
-    (Fault(FaultKind.ENDLESS_HEADERS, factor=0.0), Reason.PROTOCOL),
-    (Fault(FaultKind.ZERO_DURATIONS), Reason.PROTOCOL),
-    (Fault(FaultKind.NO_DURATIONS), Reason.PROTOCOL),
-    (Fault(FaultKind.NEGATIVE_DURATIONS), Reason.PROTOCOL),
-    (Fault(FaultKind.ABSURD_DURATIONS), Reason.PROTOCOL),
-    (Fault(FaultKind.UNKNOWN_DONE_REASON), GOOD),
-]
-
-
-def names(faults: Iterable[tuple[Fault, str | Reason]]) -> list[str]:
-    """Return a name for each fault."""
-    return [f"{fault.kind}-{fault.after_tokens}-{end}" for fault, end in faults]
-
-
-@pytest.mark.parametrize(("fault", "end"), FAULTS, ids=names(FAULTS))
-async def test_each_fault_has_its_result_and_the_next_probe_is_good(fault: Fault, end: str | Reason) -> None:
-    """No fault outlasts its deadline, each failure has its own reason, and nothing remains when the fault is over."""
-    injected = replace(fault)
-    plan = model_plan(timeout_seconds=2.6, load_timeout_seconds=1.0)
-    async with scripted() as (prober, engine, _):
-        if fault.kind not in {FaultKind.LOAD_FOREVER, FaultKind.OUT_OF_MEMORY}:
-            await read(prober, plan)
-        engine.inject(injected)
-        if isinstance(end, Reason):
-            assert (await failure(prober, plan)).reason is end
-        else:
-            reading = await asyncio.wait_for(read(prober, plan), 10)
-            assert reading.figures.truncated is (end == TRUNCATED)
-        injected.end()
-
-        assert not (await read(prober, model_plan(timeout_seconds=20))).figures.truncated
-
-
 async def test_a_model_too_slow_for_the_timeout_is_slow_and_not_missing() -> None:
     """A stream that flows at the deadline is a truncated reading by the client's clock."""
     chunks = ChunkRecorder()
@@ -308,32 +212,40 @@ async def test_an_embedding_model_is_unsupported() -> None:
         assert (await failure(prober, model_plan("nomic"))).reason is Reason.UNSUPPORTED
 
 
-async def test_an_error_of_the_gpu_monitor_is_internal() -> None:
-    """It does not look like a fault of the server, and its cause is kept for the log."""
-
-    class Broken(GpuMonitor):
-        async def watch(self, *_: object) -> Any:
-            raise RuntimeError("odd")
-
-    async with OllamaServer(FaultyEngine([FAST])) as server, probing(server.url, Broken()) as prober:
-        error = await failure(prober)
-
-    assert error.reason is Reason.INTERNAL
-    assert isinstance(error.__cause__, RuntimeError)
-
-
 async def test_a_secret_that_the_server_repeats_is_redacted(tmp_path: Path) -> None:
     """Neither the error nor its parts hold a token or a header's value."""
     token = tmp_path / "token"
     token.write_text("tok-51ns3cr3t\n")
-    target = {"bearer_token_file": token, "headers": {"X-Key": "hdr-51ns3cr3t"}}
-    async with scripted(target=target) as (prober, engine, _):
+    async with scripted(bearer_token_file=token, headers={"X-Key": "hdr-51ns3cr3t"}) as (prober, engine, _):
         await read(prober)
         engine.inject(Fault(FaultKind.ERROR_LINE, text="no: Bearer tok-51ns3cr3t hdr-51ns3cr3t"))
         error = await failure(prober)
 
     assert "no: Bearer" in error.detail
     assert "51ns3cr3t" not in f"{error} {error.detail} {error.remedy}"
+
+
+async def test_a_secret_among_the_installed_models_is_redacted() -> None:
+    """Their names are text of the server, and stand in the remedy."""
+    models = (FAST, ScriptedModel("hdr-51ns3cr3t"))
+    async with scripted(*models, headers={"X-Key": "hdr-51ns3cr3t"}) as (prober, _, _):
+        error = await failure(prober, model_plan("nope"))
+
+    assert "llama3.1:latest" in error.remedy
+    assert "51ns3cr3t" not in error.remedy
+
+
+async def test_a_reading_is_kept_if_the_server_does_not_answer_afterwards() -> None:
+    """Whether another model ran is then unknown, and a borrowed model is left to its keep-alive."""
+    chunks = ChunkRecorder()
+    async with scripted() as (prober, engine, server):
+        probe = asyncio.create_task(read(prober, model_plan(when_unloaded="borrow"), chunks))
+        await until(lambda: bool(chunks.times))
+        engine.inject(Fault(FaultKind.SERVER_BUSY, path="/api/ps"))
+        reading = await probe
+
+        assert await loaded_names(server) == ["llama3.1:latest"]
+    assert "model" not in reading.contended
 
 
 async def test_a_cancelled_probe_closes_its_connection() -> None:
@@ -349,40 +261,3 @@ async def test_a_cancelled_probe_closes_its_connection() -> None:
 
         await until(lambda: server.open_connections == 0)
         assert await loaded_names(server) == ["llama3.1:latest"]
-
-
-FIGURES = Figures(
-    words=1,
-    elapsed_seconds=1,
-    decode_tokens_per_second=100,
-    output_tokens=1,
-    prompt_tokens=1,
-    time_to_first_token_seconds=0,
-    stages=None,
-    truncated=False,
-    distinct_chunks_ratio=1,
-)
-DENSE = ModelFile(blob=None, dense=True, can_generate=True, cloud=False)
-ON_GPU = LoadedModel(name="m", size_bytes=10, size_vram_bytes=10)
-
-
-@pytest.mark.parametrize(
-    ("peak", "size_bytes", "loaded", "file", "ratio"),
-    [
-        (2e12, 10**10, ON_GPU, DENSE, 0.5),
-        (2e12, 10**10, None, DENSE, 0.5),
-        (None, 10**10, ON_GPU, DENSE, None),
-        (2e12, None, ON_GPU, DENSE, None),
-        (2e12, 10**10, replace(ON_GPU, size_vram_bytes=5), DENSE, None),
-        (2e12, 10**10, ON_GPU, replace(DENSE, dense=False), None),
-        (2e12, 10**10, ON_GPU, None, None),
-    ],
-)
-def test_bandwidth_is_known_only_for_a_dense_model_wholly_on_the_gpu(
-    peak: float | None, size_bytes: int | None, loaded: LoadedModel | None, file: ModelFile | None, ratio: float | None
-) -> None:
-    """Only then does each token read the whole model from the GPU's memory."""
-    observation = GpuObservation(label="g", peak_bandwidth_bytes_per_second=peak)
-    installed = InstalledModel(size_bytes=size_bytes)
-
-    assert bandwidth_utilization_ratio(FIGURES, observation, installed, loaded, file) == ratio
