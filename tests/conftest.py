@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,6 +48,17 @@ def pytest_configure() -> None:
     sys.addaudithook(_keep_to_loopback)
     hypothesis.settings.register_profile("exporter", deadline=None)  # no test fails for being slow
     hypothesis.settings.load_profile("exporter")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print why tests were skipped, how many for each reason. A reason says what to install or set."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports)
+    if reasons:
+        terminalreporter.section("skipped tests")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:4}  {' '.join(reason.split())}")
 
 
 @pytest.fixture(scope="session", params=[2, 3], ids=["prometheus2", "prometheus3"])

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Unpack Prometheus 2 and 3, promtool, Alertmanager and Docker Compose from Debian's packages into the cache folder where
 # tests/support/programs.py looks for them. Needs Debian's apt but not root, and starts no service. The mirror is that of the
-# machine's apt sources. systemd-analyze does not run from a cache: it is installed, if this runs as root.
+# machine's apt sources. systemd-analyze and the library that llama.cpp needs do not run from a cache: they are installed,
+# if this runs as root.
 set -eu
 
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/ollama-throughput-exporter/programs
@@ -12,10 +13,16 @@ if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null || [ ! -e
     exit 0
 fi
 
-if ! command -v systemd-analyze >/dev/null && [ "$(id -u)" = 0 ]; then
-    echo "Installing systemd from Debian, for systemd-analyze" >&2
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends systemd >&2
+# install PACKAGE FOR_WHAT: installs a package. Without it, its tests are skipped and the rest is fetched all the same.
+install() {
+    echo "Installing $1 from Debian, for $2" >&2
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$1"; } >&2 ||
+        echo "Installing $1 failed. Tests of $2 are skipped." >&2
+}
+
+if [ "$(id -u)" = 0 ]; then
+    command -v systemd-analyze >/dev/null || install systemd systemd-analyze
+    /sbin/ldconfig -p | grep -q 'libgomp\.so\.1' || install libgomp1 llama.cpp
 fi
 
 # fetch SUITE PACKAGE...: unpack packages of one Debian suite into $cache/SUITE.

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Runs `make test` and `make demo` as an ordinary user in a clean clone of HEAD, on a Debian that has only make, git and
-# Python. It shows what works here only because something was installed by hand.
-# Needs Debian, root and debootstrap (which it installs). SUITE chooses the release: bookworm (default), trixie, ...
-# The base system is made once, in a minute, and kept in the cache folder; each run uses a copy.
+# Python. It shows what works elsewhere only because something was installed by hand.
+# Needs Debian, root and debootstrap (which it installs). SUITE chooses the release: bookworm (default), trixie, forky, ...
+# The base system is made once, in a minute or two, and kept in the cache folder; each run uses a copy.
 set -eu
 
 suite=${SUITE:-bookworm}
@@ -10,24 +10,33 @@ cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/ollama-throughput-exporter/fresh
 base=$cache/$suite
 demo_seconds=90
 
-if [ "$(id -u)" != 0 ] || ! [ -e /etc/debian_version ]; then
-    echo "SKIPPED make test-fresh: it needs Debian and root." >&2
+# skip REASON: ends this script successfully with a line that .ci/run repeats at its end.
+skip() {
+    echo "SKIPPED make test-fresh: $1" >&2
     exit 0
-fi
-if ! command -v debootstrap >/dev/null; then
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends debootstrap >/dev/null
-fi
-if ! [ -e "$base" ]; then
-    echo "Making a Debian $suite in $base: a minute, the first time only." >&2
+}
+
+make_base() {
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/$' | head -n 1)
     rm -rf "$base.new"
     mkdir -p "$cache"
-    # The script of sid makes any suite that this debootstrap is too old to know.
+    # debootstrap makes every recent suite with the script of sid, also one that it is too old to know.
     debootstrap --variant=minbase --include=python3,python3-venv,make,git,ca-certificates "$suite" "$base.new" "$mirror" \
-        /usr/share/debootstrap/scripts/sid >"$cache/debootstrap.log"
+        /usr/share/debootstrap/scripts/sid >"$cache/debootstrap.log" 2>&1 || return 1
     chroot "$base.new" useradd --create-home user
     mv "$base.new" "$base"
+}
+
+[ "$(id -u)" = 0 ] || skip "it needs root, to make a Debian with debootstrap. Run it with sudo."
+[ -e /etc/debian_version ] || skip "it needs Debian, for debootstrap."
+git rev-parse --is-inside-work-tree >/dev/null 2>&1 || skip "this is not a git checkout that can be cloned."
+if ! command -v debootstrap >/dev/null; then
+    (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends debootstrap) \
+        >/dev/null || skip "debootstrap could not be installed. Run: apt-get install debootstrap"
+fi
+if ! [ -e "$base" ]; then
+    echo "Making a Debian $suite in $base: a minute or two, the first time only." >&2
+    make_base || skip "debootstrap could not make a Debian $suite. Is the mirror reachable? See $cache/debootstrap.log."
 fi
 
 root=$(mktemp -d "$cache/run.XXXXXX")
@@ -42,7 +51,7 @@ cp -a "$base/." "$root"
 for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
     [ ! -e "$file" ] || cp -L "$file" "$root$file"
 done
-mount -t proc proc "$root/proc"
+mount -t proc proc "$root/proc" || skip "/proc cannot be mounted in $root. A container needs the capability SYS_ADMIN."
 mount --rbind /dev "$root/dev"
 mount --make-rslave "$root/dev"
 git clone -q "$(git rev-parse --show-toplevel)" "$root/home/user/checkout"
@@ -52,7 +61,7 @@ chroot "$root" chown -R user:user /home/user/checkout
 as_user() {
     chroot "$root" /usr/sbin/runuser -u user -- env -i HOME=/home/user LANG=C.UTF-8 \
         PATH=/usr/local/bin:/usr/bin:/bin PIP_CERT=/etc/ssl/certs/ca-certificates.crt \
-        SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
+        SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_DEFAULT_TIMEOUT=180 \
         sh -c 'cd /home/user/checkout && exec "$@"' sh "$@" </dev/null
 }
 
@@ -64,7 +73,7 @@ cat "$root/demo.log"
 # timeout ends the demo with 124: it was still running, as it should.
 if [ $demo != 124 ] || ! grep -q 'tokens/s' "$root/demo.log" || grep -q Traceback "$root/demo.log"; then
     echo "make demo: exit status $demo, or no reading, or a traceback" >&2
-    status=1
+    [ $status != 0 ] || status=1
 fi
 echo "Debian $suite, ordinary user: make test and make demo ended with $status"
 exit $status

