@@ -19,6 +19,7 @@ from exporter.metrics.collector import ProbeCollector
 from exporter.settings import Settings
 from exporter.signals import handle_signals
 from exporter.state.store import StateStore
+from exporter.systemd import ServiceNotifier
 from exporter.web.server import WebServer
 
 if TYPE_CHECKING:  # imported once the server listens: LangChain and APScheduler take more than a second
@@ -53,6 +54,7 @@ class Daemon:
         self._monitor: GpuMonitor | None = None
         self._targets: TargetSet | None = None
         self._ready = False
+        self._notifier = ServiceNotifier()
         self._stop_requested = asyncio.Event()
         self._reload_requested = asyncio.Event()
         web = self.settings.web
@@ -83,6 +85,7 @@ class Daemon:
         try:
             urls = await self._web.start()
             log.info("listening", version=__version__, addresses=" ".join(urls), targets=len(self._plans))
+            self._notifier.ready()
             on_listening(urls)
             probing = asyncio.create_task(self._probe(), name="probing")
             await asyncio.wait({probing, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,6 +126,7 @@ class Daemon:
 
     async def _shut_down(self, probing: asyncio.Task[None] | None) -> None:
         self._ready = False
+        self._notifier.stopping()
         if probing is not None:
             probing.cancel()
             await asyncio.gather(probing, return_exceptions=True)

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "exporter"
 LAYERS: tuple[set[str], ...] = (
     {"__init__"},
     {"durations", "errors", "logs", "plan", "reading"},
-    {"settings", "embedded", "background", "signals"},
+    {"settings", "embedded", "background", "signals", "systemd"},
     {"ollama", "gpu", "state"},
     {"probing"},
     {"metrics"},

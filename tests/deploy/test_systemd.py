@@ -50,11 +50,25 @@ def test_exposure_is_low(unit: Path) -> None:
     assert float(score[1]) < 2.0
 
 
-def test_unit_does_not_hide_the_gpus(unit: Path) -> None:
-    """The sandbox leaves the GPUs, NVML's files, the command line of Ollama's runner and the network accessible."""
+def parse(unit: Path) -> configparser.RawConfigParser:
+    """Return the sections of a unit. Of a key that is set twice only the last value is kept."""
     parser = configparser.RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign] # keys of systemd are case-sensitive
     parser.read_string(unit.read_text())
+    return parser
+
+
+def test_a_daemon_out_of_bounds_is_restarted(unit: Path) -> None:
+    """Too much memory, a blocked event loop and a SIGHUP during the start end the process, and it is started again."""
+    service = parse(unit)["Service"]
+    assert (service["Type"], service["WatchdogSec"], service["MemoryMax"]) == ("notify", "60s", "512M")
+    assert (service["Restart"], service["RestartForceExitStatus"]) == ("on-failure", "SIGHUP")
+    assert (service["LimitNOFILE"], service["LimitCORE"]) == ("4096", "0")
+
+
+def test_unit_does_not_hide_the_gpus(unit: Path) -> None:
+    """The sandbox leaves the GPUs, NVML's files, the command line of Ollama's runner and the network accessible."""
+    parser = parse(unit)
     service = parser["Service"]
     assert service["DeviceAllow"] == "char-nvidia* rw"
     for hidden in ("PrivateDevices", "ProtectProc", "ProcSubset", "PrivateNetwork"):
