@@ -93,10 +93,21 @@ def test_daemonset_probes_its_own_node() -> None:
     assert environment["NODE_NAME"]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
     assert environment["HOST_IP"]["valueFrom"]["fieldRef"]["fieldPath"] == "status.hostIP"
     assert environment["NVIDIA_DRIVER_CAPABILITIES"]["value"] == "utility"
-    assert "resources" not in exporter_container(objects)
+    resources = exporter_container(objects)["resources"]
+    assert {name for kind in resources.values() for name in kind} == {"cpu", "memory"}
     (pod, _) = pods(objects)
     assert pod["runtimeClassName"] == "nvidia"
     assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+
+
+def test_memory_is_limited() -> None:
+    """By default the exporter may take 256 MiB and as much CPU as there is; values replace the limits."""
+    for case in ("deployment", "daemonset"):
+        assert exporter_container(render(case))["resources"] == {
+            "requests": {"cpu": "50m", "memory": "128Mi"},
+            "limits": {"memory": "256Mi"},
+        }
+    assert exporter_container(render("pod"))["resources"]["limits"] == {"memory": "512Mi"}
 
 
 def test_node_selectors_are_merged() -> None:
