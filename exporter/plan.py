@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+MODELS_MAX = 64
+"""How many models are discovered on a target by default. More are rarely intended, and each has about 70 series."""
 
 WhenUnloaded = Literal["borrow", "load", "skip"]
 Discovery = Literal["installed", "loaded"]
+_NOT_CONNECTION = {"gpu", "local", "models", "defaults", "max_models"}
 
 
 def canonical_model_name(name: str) -> str:
@@ -68,6 +72,8 @@ class ModelPlan:
     keep_alive: str | int | None = None
     """Sent to Ollama unchanged; None sends nothing, which keeps the server's own timer."""
     expected_decode_tokens_per_second: float | None = None
+    cpu_intended: bool = False
+    """Whether the model is meant to run on the CPU, so that no alert reports it."""
 
     def of(self, model: str) -> ModelPlan:
         """Return this plan for a discovered model, without the expected rate, which belongs to one model only."""
@@ -88,6 +94,8 @@ class TargetPlan:
     models: tuple[ModelPlan, ...] | Discovery = ()
     defaults: ModelPlan
     """How a discovered model is probed; its `model` is empty."""
+    max_models: int = MODELS_MAX
+    """How many models are discovered at most."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     bearer_token_file: Path | None = None
     username: str | None = field(default=None, repr=False)
@@ -99,6 +107,11 @@ class TargetPlan:
     def key(self, plan: ModelPlan) -> ModelKey:
         """Return the label values of one of this target's models."""
         return ModelKey(self.name, model_label(plan.model))
+
+    @property
+    def connection(self) -> tuple[Any, ...]:
+        """All that the connection to the server depends on: every field but those about models and GPU."""
+        return tuple(getattr(self, each.name) for each in fields(self) if each.name not in _NOT_CONNECTION)
 
     def listed_models(self) -> dict[ModelKey, ModelPlan]:
         """Return the models that the configuration lists; none where they are discovered."""

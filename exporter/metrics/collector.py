@@ -11,13 +11,13 @@ from prometheus_client.registry import Collector
 
 from exporter.gpu.base import Card
 from exporter.metrics.exposition import CachedFamilies
-from exporter.metrics.families import CARDS, COLLECTORS, FAMILIES, PROGRAM, READINGS, SERVERS, STATUS
+from exporter.metrics.families import CARDS, COLLECTORS, DISCOVERIES, FAMILIES, PROGRAM, READINGS, SERVERS, STATUS
 from exporter.metrics.family import Labels
 from exporter.metrics.runtime import IsolatedCollector, runtime_collectors
 from exporter.plan import ModelKey
 from exporter.reading import Reading
 from exporter.state.model_state import ModelState
-from exporter.state.store import StateStore
+from exporter.state.store import DiscoveryState, StateStore
 
 
 def _reading_labels(key: ModelKey, reading: Reading) -> Labels:
@@ -46,6 +46,9 @@ class ProbeCollector:
         self._readings = CachedFamilies(READINGS, _reading_labels)
         self._status = CachedFamilies(STATUS, _status_labels)
         self._servers: CachedFamilies[str, str | None] = CachedFamilies(SERVERS, lambda target, _: {"target": target})
+        self._discoveries: CachedFamilies[str, DiscoveryState] = CachedFamilies(
+            DISCOVERIES, lambda target, _: {"target": target}
+        )
         self._gpus: CachedFamilies[int, Card] = CachedFamilies(CARDS, lambda *_: {})
         self._program: CachedFamilies[None, None] = CachedFamilies(PROGRAM, lambda *_: {})
         self._failures: CachedFamilies[str, int] = CachedFamilies(COLLECTORS, lambda name, _: {"collector": name})
@@ -73,6 +76,7 @@ class ProbeCollector:
                 *self._readings.metrics(readings),
                 *self._status.metrics(states),
                 *self._servers.metrics(self._store.server_versions()),
+                *self._discoveries.metrics(self._store.discoveries()),
                 *self._gpus.metrics(dict(enumerate(self._cards))),
                 *self._program.metrics({None: None}),
                 *self._failures.metrics({each.name: each.failures for each in self._runtime}),

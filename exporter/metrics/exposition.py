@@ -62,6 +62,10 @@ class CachedMetric(Metric):
         """The samples, made at each access."""
         return [sample for block in self._blocks for sample in self._family.samples(block.labels, block.source)]
 
+    def has_sample_of(self, names: frozenset[str]) -> bool:
+        """Return whether a sample can have one of these names."""
+        return not names.isdisjoint(self._family.sample_names)
+
     def parts(self, format_: Format) -> list[bytes]:
         """Return the family's HELP, TYPE and UNIT, then its sample lines."""
         return [_header(self._family, format_), *[block.lines[self._index] for block in self._blocks]]
@@ -94,13 +98,17 @@ class CachedFamilies(Generic[K, S]):
 
 
 def render(registry: CollectorRegistry, format_: Format, names: frozenset[str] = frozenset()) -> bytes:
-    """Return one exposition. With `names` it holds only samples of these names, as `name[]` in a scrape's URL asks."""
+    """Return one exposition. With `names` it holds only samples of these names, as `name[]` in a scrape's URL asks.
+
+    Other families are not joined then, so that a request for few names is cheap however many models there are.
+    """
     parts: list[bytes] = []
     others: list[Metric] = []
     for metric in registry.collect():
         if isinstance(metric, CachedMetric):
-            parts += metric.parts(format_)
-        else:
+            if not names or metric.has_sample_of(names):
+                parts += metric.parts(format_)
+        elif not names or any(sample.name in names for sample in metric.samples):
             others.append(metric)
     parts.append(_encode(others, format_))
     if names:

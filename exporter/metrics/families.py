@@ -21,6 +21,7 @@ from exporter.metrics.family import Family, Kind, Labels, Point, Points, by, for
 from exporter.reading import Reading
 from exporter.state.histogram import BUCKETS_SECONDS
 from exporter.state.model_state import ModelState
+from exporter.state.store import DiscoveryState
 
 PREFIX = "ollama_probe_"
 MODEL = ("target", "model")
@@ -150,6 +151,7 @@ STATUS: tuple[Family[ModelState], ...] = (
     _configured("interval_seconds", "Configured time between probes."),
     _configured("timeout_seconds", "Configured probe timeout, excluding model load."),
     _configured("expected_decode_tokens_per_second", "Configured expected token generation rate."),
+    _configured("cpu_intended", "Whether the model is configured to run on the CPU."),
     _status("runs_total", "counter", "Total number of ended probes: successes + failures + cancelled."),
     _status("successes_total", "counter", "Total number of successful probes, truncated ones included."),
     _status(
@@ -215,6 +217,23 @@ SERVERS: tuple[Family[str | None], ...] = (
     ),
 )
 
+DISCOVERIES: tuple[Family[DiscoveryState], ...] = (
+    Family(
+        PREFIX + "discovery_success",
+        "gauge",
+        ("target",),
+        "Whether the last list of models could be read, for targets whose models are discovered.",
+        one(lambda discovery: discovery.success),
+    ),
+    Family(
+        PREFIX + "discovery_ignored_models",
+        "gauge",
+        ("target",),
+        "Number of models that are not probed because the target has more than max_models.",
+        one(lambda discovery: discovery.ignored_models),
+    ),
+)
+
 CARDS: tuple[Family[Card], ...] = (
     Family(
         PREFIX + "gpu_info",
@@ -245,7 +264,7 @@ COLLECTORS: tuple[Family[int], ...] = (
     ),
 )
 
-FAMILIES: tuple[Family[Any], ...] = (*READINGS, *STATUS, *SERVERS, *CARDS, *PROGRAM, *COLLECTORS)
+FAMILIES: tuple[Family[Any], ...] = (*READINGS, *STATUS, *SERVERS, *DISCOVERIES, *CARDS, *PROGRAM, *COLLECTORS)
 
 
 class Row(NamedTuple):

@@ -18,6 +18,10 @@ Labels = Mapping[str, str]
 Point = tuple[str, Labels, float]
 """What a family makes of a source: the sample's suffix, its labels in addition to the source's, its value."""
 
+LABEL_CHARACTERS_MAX = 200
+"""Longer values are shortened: a server may say anything, and Prometheus stores it with every sample."""
+
+_NAMES = {"target", "model"}
 _STEM = re.compile("_(total|info)$")
 _UNIT = re.compile("_(seconds|joules|watts|hertz|celsius|ratio)$")
 
@@ -73,11 +77,17 @@ class Family(Generic[S]):
         unit = _UNIT.search(self.stem)
         return Metric(self.stem, self.help, self.kind, unit[1] if unit and self.kind != "info" else "")
 
+    @property
+    def sample_names(self) -> frozenset[str]:
+        """The names of its samples."""
+        suffixes = ("_bucket", "_count", "_sum") if self.kind == "histogram" else ("",)
+        return frozenset(self.name + suffix for suffix in suffixes)
+
     def samples(self, labels: Labels, source: S) -> Iterator[Sample]:
         """Yield the points as prometheus_client's samples."""
         for suffix, own, value in self.points.of(source):
-            encodable = {name: _encodable(text) for name, text in {**labels, **own}.items()}
-            yield Sample(self.name + suffix, encodable, float(value))
+            shown = {name: _shown(name, text) for name, text in {**labels, **own}.items()}
+            yield Sample(self.name + suffix, shown, float(value))
 
     def lines(self, labels: str, source: S) -> bytes:
         """Return the points as lines, which are the same in both formats. `labels` have been formatted already."""
@@ -98,15 +108,21 @@ def format_number(value: float) -> str:
 
 def format_labels(labels: Labels) -> str:
     """Return labels as both formats write them, without braces."""
-    return ",".join([_format_label(name, value) for name, value in labels.items()])
+    return ",".join([_format_label(name, _shown(name, value)) for name, value in labels.items()])
 
 
 @lru_cache(1024)
 def _format_label(name: str, value: str) -> str:
-    escaped = _encodable(value).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    escaped = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
     return f'{name}="{escaped}"'
 
 
-def _encodable(text: str) -> str:
-    # JSON can carry a lone surrogate, which has no UTF-8 encoding: it would break every scrape.
-    return text.encode(errors="replace").decode()
+def _shown(name: str, value: str) -> str:
+    """Return a label's value as it is exposed: of bounded length, and without lone surrogates.
+
+    JSON can carry a lone surrogate, which has no UTF-8 encoding and would break every scrape. The names of targets and
+    models come from the configuration, or were checked when they were discovered, and have to stay distinct.
+    """
+    if len(value) > LABEL_CHARACTERS_MAX and name not in _NAMES:
+        value = value[: LABEL_CHARACTERS_MAX - 1] + "…"
+    return value.encode(errors="replace").decode()

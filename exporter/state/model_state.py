@@ -26,7 +26,8 @@ class ModelState:
     skipped: Mapping[SkipReason, int] = field(default_factory=lambda: dict.fromkeys(SkipReason, 0))
     generated_tokens: int = 0
     decode_seconds: float = 0.0
-    gpu_consumed_joules: float = 0.0
+    gpu_consumed_joules: float | None = None
+    """None until a reading had an energy."""
     durations: DurationHistogram = field(default_factory=DurationHistogram)
     success: bool | None = None
     """Whether the last finished probe succeeded; None before the first."""
@@ -62,19 +63,19 @@ class ModelState:
 
     def with_success(self, reading: Reading, run_seconds: float, monotonic: float) -> ModelState:
         """Return the state after a successful probe. Truncated readings are successes, but do not add to the sums."""
-        tokens, seconds, joules = 0, 0.0, 0.0
+        tokens, seconds, joules = 0, 0.0, self.gpu_consumed_joules
         figures = reading.figures
         if not figures.truncated:
             if figures.output_tokens is not None and figures.stages is not None:
                 tokens, seconds = figures.output_tokens, figures.stages.decode_seconds
-            if reading.gpu.state is not None:
-                joules = reading.gpu.state.energy_joules or 0.0
+            if reading.gpu.state is not None and reading.gpu.state.energy_joules is not None:
+                joules = (joules or 0.0) + reading.gpu.state.energy_joules
         return replace(
             self,
             successes=self.successes + 1,
             generated_tokens=self.generated_tokens + tokens,
             decode_seconds=self.decode_seconds + seconds,
-            gpu_consumed_joules=self.gpu_consumed_joules + joules,
+            gpu_consumed_joules=joules,
             durations=self.durations.observe(run_seconds),
             success=True,
             failure=None,

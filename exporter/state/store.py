@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from exporter.errors import Failure, SkipReason
 from exporter.plan import ModelKey, ModelPlan
@@ -11,8 +12,18 @@ from exporter.reading import Reading
 from exporter.state.model_state import ModelState, ModelStatus, status_at
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoveryState:
+    """The discovery of one target's models."""
+
+    success: bool
+    """Whether the last one succeeded."""
+    ignored_models: int | None = None
+    """How many models the limit left out of the last one that succeeded; None before the first."""
+
+
 class StateStore:
-    """Holds one frozen `ModelState` per model, and each server's version.
+    """Holds one frozen `ModelState` per model, each server's version, and the state of each discovery.
 
     Every event replaces a model's state as a whole, so a reader in any thread sees a consistent one. Events come from
     one thread. An event of a removed model is dropped: its probe ended after the reload that removed the model.
@@ -26,6 +37,7 @@ class StateStore:
         self.monotonic = monotonic
         self._models: dict[ModelKey, ModelState] = {}
         self._server_versions: dict[str, str | None] = {}
+        self._discoveries: dict[str, DiscoveryState] = {}
 
     def add_model(self, key: ModelKey, plan: ModelPlan) -> None:
         """Add a model with all counters at 0, or give a known one a new plan and keep its counters."""
@@ -39,6 +51,7 @@ class StateStore:
     def remove_target(self, target: str) -> None:
         """Remove a target that left the configuration, with its models."""
         self._server_versions.pop(target, None)
+        self._discoveries.pop(target, None)
         for key in [key for key in self._models if key.target == target]:
             self.remove_model(key)
 
@@ -66,6 +79,13 @@ class StateStore:
         """Record a server's version, or None if it did not answer."""
         self._server_versions[target] = version
 
+    def discovery_checked(self, target: str, discovery: DiscoveryState | None) -> None:
+        """Record the discovery of a target's models, or None if they are listed in the configuration."""
+        if discovery is None:
+            self._discoveries.pop(target, None)
+        else:
+            self._discoveries[target] = discovery
+
     def models(self) -> list[ModelState]:
         """Return every model's state, in the order in which they were added."""
         return list(self._models.values())
@@ -73,6 +93,10 @@ class StateStore:
     def server_versions(self) -> Mapping[str, str | None]:
         """Return each checked target's version; None if it did not answer."""
         return dict(self._server_versions)
+
+    def discoveries(self) -> Mapping[str, DiscoveryState]:
+        """Return the discovery of each target whose models are discovered."""
+        return dict(self._discoveries)
 
     def statuses(self) -> list[ModelStatus]:
         """Return every model's status now, in the order in which they were added."""

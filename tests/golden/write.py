@@ -16,7 +16,7 @@ from exporter.errors import SkipReason
 from exporter.metrics.collector import ProbeCollector
 from exporter.metrics.exposition import Format, render
 from exporter.plan import ModelKey
-from exporter.state.store import StateStore
+from exporter.state.store import DiscoveryState, StateStore
 
 FILES = {Format.TEXT: "metrics.txt", Format.OPENMETRICS: "openmetrics.txt"}
 HERE = Path(__file__).parent
@@ -29,6 +29,7 @@ def record_all(store: StateStore) -> None:
         store.add_model(key, PLAN if model == "llama3.1" else PLAN.of(model))
     store.server_checked("gpu-a", "0.13.0")
     store.server_checked("gpu-b", None)
+    store.discovery_checked("gpu-b", DiscoveryState(success=False, ignored_models=2))
     store.probe_succeeded(keys["llama3.1"], FULL, 6.5)
     store.probe_succeeded(keys["slow"], TRUNCATED, 120.5)
     store.probe_succeeded(keys["failing"], FULL, 4.0)

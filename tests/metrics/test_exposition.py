@@ -17,7 +17,7 @@ from support.readings import FULL, PLAN
 from support.scraping import Scraped, parse
 
 from exporter.metrics.collector import ProbeCollector
-from exporter.metrics.exposition import Format, render
+from exporter.metrics.exposition import CachedMetric, Format, render
 from exporter.metrics.families import metrics_table
 from exporter.plan import ModelKey
 from exporter.state.store import StateStore
@@ -30,7 +30,7 @@ UNUSUAL_NAMES = [
     '{brace="s"} 1.0 # {a="b"}',
     "Ollama 大きい模型 🦙",
     "line\u2028separator\x85next",
-    "x" * 300,
+    "x" * 200,
     " spaces ",
 ]
 
@@ -125,6 +125,25 @@ def test_promtool_accepts_unusual_names(release: Release) -> None:
     assert lint([str(release.promtool)], scraped.text().encode()) == []
 
 
+@pytest.mark.parametrize("format_", Format)
+def test_what_a_server_says_is_shortened(format_: Format) -> None:
+    """No label value from elsewhere than the configuration has more than 200 characters or a lone surrogate."""
+    scraped = Scraped()
+    long = "\ud800" + "é" * 7_000_000
+    installed = replace(FULL.installed, name=long, digest=long, family=long, parameter_size=long, quantization=long)
+    scraped.store.add_model(ModelKey("t" * 250, "m" * 250), PLAN)
+    gpu = replace(FULL.gpu, label=long, uuids=(long,))
+    scraped.store.probe_succeeded(ModelKey("t" * 250, "m" * 250), replace(FULL, installed=installed, gpu=gpu), 1.0)
+    scraped.store.server_checked("t" * 250, long)
+
+    for metric in [*parse(format_, scraped.text(format_)), *scraped.registry.collect()]:
+        for sample in metric.samples:
+            for label, value in sample.labels.items():
+                value.encode()
+                assert len(value) == 250 if label in {"target", "model"} else len(value) <= 200, (label, value[:20])
+                assert not value.startswith("?") or value == "?" + "é" * 198 + "…"
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.text(), st.text(st.characters(categories=("Cs", "Cc", "Po"))))
 def test_any_name_can_be_exposed(target: str, model: str) -> None:
@@ -160,6 +179,25 @@ def test_name_filter(registry: CollectorRegistry, format_: Format, names: set[st
     samples = [metric.samples for metric in parse(format_, render(registry, format_, frozenset(names)).decode())]
     assert samples == [metric.samples for metric in parse(format_, theirs)]
     assert {sample.name for of_one in samples for sample in of_one} == names - {"ollama_probe_nothing"}
+
+
+@pytest.mark.parametrize("format_", Format)
+def test_a_name_filter_renders_only_what_is_asked(
+    registry: CollectorRegistry, format_: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Families without a sample of these names are not joined, so that a short answer is cheap on a long page."""
+    joined = []
+    parts = CachedMetric.parts
+
+    def record(metric: CachedMetric, format_: Format) -> list[bytes]:
+        joined.append(metric.name)
+        return parts(metric, format_)
+
+    monkeypatch.setattr(CachedMetric, "parts", record)
+    names = {"ollama_probe_up", "ollama_probe_run_duration_seconds_sum", "ollama_probe_runs_total"}
+    render(registry, format_, frozenset(names))
+
+    assert sorted(joined) == ["ollama_probe_run_duration_seconds", "ollama_probe_runs", "ollama_probe_up"]
 
 
 def test_name_filter_that_matches_nothing(registry: CollectorRegistry) -> None:

@@ -12,6 +12,7 @@ from exporter.errors import Reason, SkipReason
 from exporter.metrics.families import READINGS, STATUS, metrics_table
 from exporter.plan import ModelKey
 from exporter.state.histogram import BUCKETS_SECONDS
+from exporter.state.store import DiscoveryState
 
 KEY = ModelKey("gpu-a", "llama3.1")
 
@@ -27,9 +28,10 @@ def scraped() -> Scraped:
 def test_before_the_first_probe(scraped: Scraped) -> None:
     """Every counter is 0 for every reason; what only a probe can know is absent; the configuration is exposed."""
     assert scraped.reading_names() == set()
-    for name in ("success", "last_run_timestamp_seconds", "last_success_timestamp_seconds", "model_info"):
+    unknown = ("success", "last_run_timestamp_seconds", "last_success_timestamp_seconds", "model_info")
+    for name in (*unknown, "gpu_consumed_joules_total", "discovery_success", "discovery_ignored_models"):
         assert scraped.values(name) == []
-    for name in ("runs", "successes", "cancelled", "generated_tokens", "decode_seconds", "gpu_consumed_joules"):
+    for name in ("runs", "successes", "cancelled", "generated_tokens", "decode_seconds"):
         assert scraped.value(f"{name}_total", KEY) == 0.0
     assert [scraped.value("failures_total", KEY, reason=reason) for reason in Reason] == [0.0] * len(Reason)
     assert [scraped.value("skipped_total", KEY, reason=reason) for reason in SkipReason] == [0.0] * len(SkipReason)
@@ -37,7 +39,34 @@ def test_before_the_first_probe(scraped: Scraped) -> None:
     assert scraped.value("interval_seconds", KEY) == 900.0
     assert scraped.value("timeout_seconds", KEY) == 120.0
     assert scraped.value("expected_decode_tokens_per_second", KEY) == 100.0
+    assert scraped.value("cpu_intended", KEY) == 0.0
     assert scraped.value("workload_info", KEY, hash=WORKLOAD.hash) == 1.0
+
+
+def test_cpu_intended_is_exposed_from_the_configuration(scraped: Scraped) -> None:
+    """An alert on models that are not on a GPU leaves these out."""
+    scraped.store.add_model(KEY, replace(PLAN, cpu_intended=True))
+
+    assert scraped.value("cpu_intended", KEY) == 1.0
+
+
+def test_discovery_is_exposed_for_targets_whose_models_are_discovered(scraped: Scraped) -> None:
+    """The number of ignored models is absent until the list could be read once."""
+    labels = {"target": "gpu-a"}
+    scraped.store.discovery_checked("gpu-a", DiscoveryState(success=False))
+    assert scraped.registry.get_sample_value("ollama_probe_discovery_success", labels) == 0.0
+    assert scraped.values("discovery_ignored_models") == []
+    scraped.store.discovery_checked("gpu-a", DiscoveryState(success=True, ignored_models=3))
+    assert scraped.registry.get_sample_value("ollama_probe_discovery_success", labels) == 1.0
+    assert scraped.registry.get_sample_value("ollama_probe_discovery_ignored_models", labels) == 3.0
+
+
+def test_energy_is_absent_until_a_reading_had_some(scraped: Scraped) -> None:
+    """A counter of 0 would say that the GPU needs no energy."""
+    scraped.store.probe_succeeded(KEY, replace(FULL, gpu=replace(FULL.gpu, state=None)), 6.5)
+    assert scraped.values("gpu_consumed_joules_total") == []
+    scraped.store.probe_succeeded(KEY, FULL, 6.5)
+    assert scraped.value("gpu_consumed_joules_total", KEY) == 800.0
 
 
 def test_a_full_reading_fills_every_family(scraped: Scraped) -> None:
@@ -95,7 +124,7 @@ def test_metrics_table_is_sound() -> None:
     table = metrics_table()
     by_kind = {kind: {row.name for row in table if row.type == kind} for kind in ("gauge", "counter")}
 
-    assert len({row.name for row in table}) == len(table) == len(READINGS) + len(STATUS) + 5
+    assert len({row.name for row in table}) == len(table) == len(READINGS) + len(STATUS) + 7
     assert all(row.name.startswith("ollama_probe_") for row in table)
     assert all(row.help.endswith(".") and "\n" not in row.help for row in table)
     assert {name.removesuffix("_total") for name in by_kind["counter"]} & by_kind["gauge"] == set()

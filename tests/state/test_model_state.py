@@ -49,7 +49,18 @@ def test_tokens_and_seconds_are_added_together_or_not_at_all(reading: Reading) -
     state = NEW.with_success(reading, 120.0, TAKEN_AT)
 
     assert state.successes == 1
-    assert (state.generated_tokens, state.decode_seconds, state.gpu_consumed_joules) == (0, 0.0, 0.0)
+    assert (state.generated_tokens, state.decode_seconds, state.gpu_consumed_joules) == (0, 0.0, None)
+
+
+def test_energy_is_not_summed_until_a_reading_had_some() -> None:
+    """Where no energy can be read the sum is unknown, not 0; a reading without energy adds nothing to a known sum."""
+    without = replace(FULL, gpu=replace(FULL.gpu, state=None))
+
+    assert NEW.gpu_consumed_joules is None
+    assert NEW.with_success(without, 6.5, TAKEN_AT).gpu_consumed_joules is None
+    assert NEW.with_success(replace(TRUNCATED, gpu=FULL.gpu), 6.5, TAKEN_AT).gpu_consumed_joules is None
+    assert GOOD.with_success(without, 6.5, TAKEN_AT).gpu_consumed_joules == 800.0
+    assert GOOD.with_success(FULL, 6.5, TAKEN_AT).gpu_consumed_joules == 1600.0
 
 
 def test_a_failure_withdraws_the_reading_until_the_next_success() -> None:

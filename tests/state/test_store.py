@@ -13,7 +13,7 @@ from support.store_events import StoreEvents
 from exporter.errors import Reason, SkipReason
 from exporter.plan import ModelKey
 from exporter.state.model_state import ModelState
-from exporter.state.store import StateStore
+from exporter.state.store import DiscoveryState, StateStore
 
 A = ModelKey("gpu-a", "llama3.1")
 B = ModelKey("gpu-b", "llama3.1")
@@ -83,6 +83,20 @@ def test_a_removed_target_takes_its_models_and_its_version_along(store: StateSto
     assert [state.key for state in store.models()] == [B]
 
 
+def test_discovery_is_kept_per_target_until_it_ends(store: StateStore) -> None:
+    """A target that is removed, or whose models are listed now, has no discovery."""
+    store.discovery_checked("gpu-a", DiscoveryState(success=True, ignored_models=2))
+    store.discovery_checked("gpu-b", DiscoveryState(success=False))
+    assert store.discoveries() == {
+        "gpu-a": DiscoveryState(success=True, ignored_models=2),
+        "gpu-b": DiscoveryState(success=False, ignored_models=None),
+    }
+
+    store.discovery_checked("gpu-a", None)
+    store.remove_target("gpu-b")
+    assert store.discoveries() == {}
+
+
 @pytest.mark.parametrize("step", [-3600.0, 86400.0 * 365])
 def test_wall_clock_steps_do_not_change_a_readings_age(step: float) -> None:
     """A stepped wall clock neither withdraws a fresh reading nor brings back an old one."""
@@ -123,7 +137,7 @@ class AnyOrder(StoreEvents):
         states = {state.key: state for state in self.store.models()}
         for key in states.keys() & self.last.keys():
             for name in COUNTERS:
-                assert getattr(states[key], name) >= getattr(self.last[key], name)
+                assert (getattr(states[key], name) or 0) >= (getattr(self.last[key], name) or 0)
         self.last = states
 
     @invariant()

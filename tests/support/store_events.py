@@ -12,7 +12,7 @@ from support.readings import FULL, PLAN, TRUNCATED, failure
 from exporter.errors import Reason, SkipReason
 from exporter.plan import ModelKey
 from exporter.reading import CPU, NUMBER_MAX, UNKNOWN, Figures, GpuObservation, GpuState, Reading, Stages
-from exporter.state.store import StateStore
+from exporter.state.store import DiscoveryState, StateStore
 
 KEY = ModelKey("gpu-a", "llama3.1")
 KEYS = st.sampled_from([KEY, ModelKey("gpu-b", "llama3.1"), ModelKey("gpu-a", 'mi"st\nral'), ModelKey("gpu-a", "")])
@@ -113,6 +113,14 @@ class StoreEvents(RuleBasedStateMachine):
     def check(self, server: str, version: str | None) -> None:
         """Check a server."""
         self.store.server_checked(server, version)
+
+    @rule(
+        server=st.sampled_from(["gpu-a", "gpu-b"]),
+        discovery=st.none() | st.builds(DiscoveryState, success=st.booleans(), ignored_models=st.none() | st.just(3)),
+    )
+    def discover(self, server: str, discovery: DiscoveryState | None) -> None:
+        """Discover a server's models."""
+        self.store.discovery_checked(server, discovery)
 
     @rule(seconds=st.floats(0, 3000), step=st.floats(-1e6, 1e6))
     def wait(self, seconds: float, step: float) -> None:
