@@ -32,6 +32,12 @@ def model_label(name: str) -> str:
     return name.removesuffix(":latest")
 
 
+def is_cloud_model(name: str) -> bool:
+    """Return whether a name is that of a model that runs on Ollama's cloud service: its tag is or ends in `cloud`."""
+    tag = canonical_model_name(name).rpartition(":")[2]
+    return tag == "cloud" or tag.endswith("-cloud")
+
+
 class ModelKey(NamedTuple):
     """One model on one target: the label values that identify it."""
 

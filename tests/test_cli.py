@@ -187,7 +187,7 @@ def test_drop_after_is_a_duration() -> None:
 def test_check_config_imports_little() -> None:
     """Neither LangChain, nor an HTTP client, nor a server."""
     program = (
-        "import sys\nfrom exporter.cli import main\nstatus = main(['check-config'])\n"
+        "import sys\nfrom exporter.cli import main\nstatus = main(['check-config', '--url', 'http://a:1'])\n"
         "print(status, *sys.modules, file=sys.stderr)"
     )
     run = subprocess.run((sys.executable, "-c", program), capture_output=True, text=True, timeout=60, check=True)

@@ -15,6 +15,9 @@ OLLAMA_PORT = 11434
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONNECTABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect, not where to listen
 _MAX_PORT = 65535
+_MAX_CHARACTERS = 2000
+_PLAIN_URL = re.compile(r"https?://[a-z0-9._-]+:[0-9]+[/A-Za-z0-9._~-]*")
+_FOUR_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+){3}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +37,18 @@ class ServerAddress:
     @property
     def default_name(self) -> str:
         """Host and port. This machine's host name replaces a loopback address, which is the same on every machine."""
-        host = socket.gethostname() if _is_loopback(self.host) else self.host
+        host = socket.gethostname() if self.is_loopback else self.host
         return f"{_bracketed(host)}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the host is a loopback address or name."""
+        return _is_loopback(self.host)
 
     @property
     def is_local(self) -> bool:
         """Whether the host is loopback, this machine's host name, or one of its addresses. No name is resolved."""
-        if _is_loopback(self.host):
+        if self.is_loopback:
             return True
         address = _ip_address(self.host)
         if address is None:
@@ -58,10 +66,12 @@ class ServerAddress:
 def parse_url(text: str) -> ServerAddress:
     """Return the address of a configured URL: `http://gpu-a:11434`, or `gpu-a:11434` for short.
 
-    Raises ValueError for an invalid URL, and for one that the Ollama client would silently read as localhost: a name
-    without scheme and port, another scheme, an unusable port. Its text does not repeat the URL, which may hold a
-    password.
+    Raises ValueError for an invalid URL, for one that httpx refuses, for the base URL of Ollama's OpenAI-compatible
+    API, and for one that the Ollama client would silently read as localhost: a name without scheme and port, another
+    scheme, an unusable port. Its text does not repeat the URL, which may hold a password.
     """
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"URL is too long. Write at most {_MAX_CHARACTERS} characters.")
     scheme, separator, rest = text.partition("://")
     if not separator:
         if not re.search(r":[0-9]+(/|$)", text):
@@ -85,8 +95,12 @@ def parse_url(text: str) -> ServerAddress:
         raise ValueError("@ without a user name in URL. Write http://USER:PASSWORD@HOST:PORT, or remove the @.")
     host, port = _parse_hostport(scheme, hostport)
     path = f"{slash}{path}".rstrip("/")
+    if path.endswith("/v1"):
+        raise ValueError("URL ends in /v1, which is not Ollama's own API. Remove /v1.")
+    url = f"{scheme}://{_bracketed(host)}:{port or _DEFAULT_PORTS[scheme]}{path}"
+    _check_that_httpx_accepts(url)
     return ServerAddress(
-        url=f"{scheme}://{_bracketed(host)}:{port or _DEFAULT_PORTS[scheme]}{path}",
+        url=url,
         host=host,
         port=port or _DEFAULT_PORTS[scheme],
         port_written=port is not None,
@@ -114,11 +128,26 @@ def _parse_hostport(scheme: str, hostport: str) -> tuple[str, int | None]:
 
 def _check_host_name(host: str) -> None:
     """Raise ValueError unless a host is an IP address or a name that can be resolved."""
-    if _ip_address(host) is None:
-        try:
-            host.encode("idna")
-        except UnicodeError:
-            raise ValueError("invalid host name. No part of it may be empty or longer than 63 characters.") from None
+    if _ip_address(host) is not None:
+        return
+    if _FOUR_NUMBERS.fullmatch(host):
+        raise ValueError("invalid IPv4 address. Write four numbers from 0 to 255, without leading zeros.")
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError("invalid host name. No part of it may be empty or longer than 63 characters.") from None
+
+
+def _check_that_httpx_accepts(url: str) -> None:
+    """Raise ValueError for a URL of which httpx cannot make a request. httpx is imported for unusual URLs only."""
+    if _PLAIN_URL.fullmatch(url):
+        return
+    import httpx
+
+    try:
+        httpx.URL(url).raw_host.decode().encode("idna")  # as the resolver does
+    except (httpx.InvalidURL, UnicodeError):
+        raise ValueError("host name that DNS cannot represent. Check it for special characters.") from None
 
 
 def redact_url(text: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 from exporter.durations import Duration
 from exporter.plan import ModelPlan, TargetPlan
@@ -15,6 +18,7 @@ _TYPICAL_TOKENS_PER_SECOND = 50.0
 """Used for a model without an expected rate: about that of an 8B model on an RTX 3090."""
 _TYPICAL_TOKENS = 1000
 """Used for a model that decides when to stop."""
+_CONTAINER_FILES = "/.dockerenv", "/run/.containerenv"
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -34,6 +38,11 @@ def warnings(settings: Settings) -> list[str]:
     return found
 
 
+def in_container() -> bool:
+    """Return whether this process appears to run in a container, where the host name is often random."""
+    return any(Path(file).exists() for file in _CONTAINER_FILES) or "KUBERNETES_SERVICE_HOST" in os.environ
+
+
 def _targets(settings: Settings) -> Iterator[str]:
     if settings.config_file and "targets" not in settings.model_fields_set:
         yield (
@@ -44,6 +53,11 @@ def _targets(settings: Settings) -> Iterator[str]:
     for target in settings.targets:
         address = target.url
         names[address.url].append(target.label)
+        if target.name is None and address.is_loopback and in_container():
+            yield (
+                f"target {target.label!r}: its name is this container's host name ({socket.gethostname()}), which may"
+                " change whenever the container is created. Set name, such as `name: gpu-a`."
+            )
         if address.url.startswith("http:") and not address.port_written:
             yield (
                 f"target {target.label!r}: url has no port, so port 80 is used; Ollama's default port is"

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from exporter.errors import SettingsError
+from exporter.settings.bounded_files import CONFIG_BYTES_MAX, read_bounded
 from exporter.settings.locations import FileText, Location, dotted
 
 _KEY_TAGS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
@@ -44,16 +45,19 @@ def read_config_file(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
 
     In every text `${NAME}` is replaced by that environment variable; `$${` stands for a literal `${`.
 
-    Raises SettingsError if the file cannot be read, is not YAML, or refers to a variable that is not set. The message
-    gives the place, and nothing else of the file.
+    Raises SettingsError if the file cannot be read, is not YAML, sets nothing, or refers to a variable that is not set.
+    The message gives the place, and nothing else of the file. A file that sets nothing is most often one that an editor
+    has just truncated.
     """
     data, problem = _load(path)
-    if not problem and data is not None and not isinstance(data, dict):
+    if not problem and not data:
+        problem = "contains no settings. Write at least one key, or run without --config.file."
+    if not problem and not isinstance(data, dict):
         problem = "must contain `key: value` lines. See the example configuration in the documentation."
     if problem:
         raise SettingsError(f"{path}: {problem}")
     expansion = _Expansion(environ, path.parent)
-    expanded: dict[str, Any] = expansion.expand(data or {}, ())
+    expanded: dict[str, Any] = expansion.expand(data, ())
     if expansion.problems:
         raise SettingsError("\n".join(f"{path}: {problem}" for problem in expansion.problems))
     return expanded
@@ -62,9 +66,10 @@ def read_config_file(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
 def _load(path: Path) -> tuple[Any, str]:
     """Return the data of the file and an empty text, or None and the problem. No PyYAML error leaves this function."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _StrictLoader), ""  # noqa: S506 - it is a SafeLoader
+        text = read_bounded(path, CONFIG_BYTES_MAX).decode()
+        return yaml.load(text, _StrictLoader), ""  # noqa: S506 - it is a SafeLoader
     except OSError as error:
-        return None, f"cannot be read ({error.strerror}). Check the path and the file's permissions."
+        return None, f"cannot be read ({error.strerror}). Check the path and the file's type, size and permissions."
     except UnicodeDecodeError:
         return None, "not UTF-8 text. Save the file in UTF-8."
     except yaml.YAMLError as error:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from exporter.durations import Duration
-from exporter.plan import ModelPlan, WhenUnloaded, Workload
+from exporter.plan import ModelPlan, WhenUnloaded, Workload, is_cloud_model
 from exporter.settings.values import Integer, Interval, KeepAlive, Number, NumPredict, Template, Text, Timeout
 
 DEFAULT_MODEL = "llama3.1"
@@ -53,6 +53,11 @@ class ProbeSettings(BaseModel):
         description="How long Ollama keeps the model loaded after a probe: a duration, a number of seconds, or -1 for"
         " no limit. `null` keeps the server's default.",
     )
+    cpu_intended: bool = Field(
+        default=False,
+        description="Whether this model is meant to run on the CPU. The alert for models partly on the CPU leaves it"
+        " out.",
+    )
 
 
 class Overrides(ProbeSettings):
@@ -68,10 +73,18 @@ class Overrides(ProbeSettings):
         }
 
 
+def _not_in_the_cloud(name: str) -> str:
+    if is_cloud_model(name):
+        raise ValueError("cloud model, which does not run on this server. Remove it, or write a model that does.")
+    return name
+
+
 class ModelSettings(Overrides):
     """One model of a target. A name alone is a model without other keys."""
 
-    name: Text = Field(description="Name of the model in Ollama. The tag `:latest` can be omitted.")
+    name: Annotated[Text, AfterValidator(_not_in_the_cloud)] = Field(
+        description="Name of the model in Ollama. The tag `:latest` can be omitted."
+    )
     expected_decode_tokens_per_second: Number | None = Field(
         None,
         gt=0,

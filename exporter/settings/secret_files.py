@@ -10,6 +10,8 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from exporter.settings.bounded_files import CERTIFICATES_BYTES_MAX, SECRET_BYTES_MAX, read_bounded
+
 
 def read_secret(path: Path) -> str:
     """Return the single line of text in a file, such as a password, without surrounding whitespace.
@@ -17,7 +19,7 @@ def read_secret(path: Path) -> str:
     Raises OSError if the file cannot be read, and ValueError if it does not contain a single line of text.
     """
     try:
-        secret = path.read_text(encoding="utf-8").strip()
+        secret = read_bounded(path, SECRET_BYTES_MAX).decode().strip()
     except UnicodeDecodeError:
         raise ValueError("file is not UTF-8 text. Write only the secret into it.") from None
     if not secret or not secret.isprintable():
@@ -39,10 +41,9 @@ def read_token(path: Path) -> str:
 def check_secret_file(path: Path) -> None:
     """Raise ValueError unless the file can be read and contains one line of text."""
     try:
-        path.open("rb").close()
-    except (OSError, ValueError) as error:
+        read_secret(path)
+    except OSError as error:
         raise ValueError(f"{_cannot_be_read(error)} Write the path of a file here, not the secret itself.") from None
-    read_secret(path)
 
 
 def check_token_file(path: Path) -> None:
@@ -54,13 +55,13 @@ def check_token_file(path: Path) -> None:
 def check_ca_file(path: Path) -> None:
     """Raise ValueError unless the file contains certificates in PEM format."""
     try:
+        read_bounded(path, CERTIFICATES_BYTES_MAX)
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
         raise ValueError("file contains no certificate. Write the path of a PEM file.") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ValueError(_cannot_be_read(error)) from None
 
 
-def _cannot_be_read(error: OSError | ValueError) -> str:
-    reason = error.strerror if isinstance(error, OSError) else "not a path"
-    return f"file cannot be read: {reason}. Check that it exists and that this program's user may read it."
+def _cannot_be_read(error: OSError) -> str:
+    return f"file cannot be read: {error.strerror}. Check that it exists and that this program's user may read it."

@@ -17,7 +17,7 @@ from unittest import mock
 import httpx
 import ollama
 from rich.console import Console
-from support.configurations import FILES, MISTAKES, Case
+from support.configurations import FILES, MISTAKES, WARNINGS, Case
 from support.readings import FULL, PLAN, TRUNCATED
 
 from exporter import cli
@@ -75,7 +75,7 @@ def configuration_errors() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for name, content in FILES.items():
             Path(name).write_text(content, encoding="utf-8")
-        yield from (f"# {case.name}\n{check_config(case)}" for case in MISTAKES)
+        yield from (f"# {case.name}\n{check_config(case)}" for case in (*MISTAKES, *WARNINGS))
 
 
 def check_config(case: Case) -> str:
@@ -87,6 +87,8 @@ def check_config(case: Case) -> str:
     errors = io.StringIO()
     with (
         mock.patch.dict(os.environ, case.environ, clear=True),
+        mock.patch("exporter.settings.checks.in_container", return_value=case.in_container),
+        mock.patch("socket.gethostname", return_value="5e1f0a7c"),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(errors),
     ):

@@ -7,11 +7,15 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import pairwise
 from pathlib import Path
 
+import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ollama._client import _parse_host
+from support.probing import target_plan
 
+from exporter.ollama.client import OllamaClient
+from exporter.ollama.transport import TargetTransport
 from exporter.settings.addresses import ollama_host_url, parse_listen_address, parse_url, redact_url
 
 
@@ -59,6 +63,14 @@ def test_urls_are_completed(text: str, url: str) -> None:
         ("http://[::1:11434", "brackets"),
         ("http://[gpu]:11434", "brackets"),
         ("http://a..b:1", "host name"),
+        ("http://10.0.0.256:11434", "IPv4"),
+        ("http://10.0.0.01:11434", "IPv4"),
+        ("http://gpu\u2013a:11434", "host name"),
+        ("http://xn--gpu.a_\u00fc:11434", "host name"),
+        (f"http://gpu-a:1/{'a' * 70000}", "too long"),
+        ("http://gpu-a:11434/v1", "Remove /v1"),
+        ("http://gpu-a:11434/v1/", "Remove /v1"),
+        ("gpu-a:11434/ollama/v1", "Remove /v1"),
         (f"http://{'a' * 64}:1", "host name"),
         ("http://gpu host:1", "space"),
         ("http://gpu\nhost:1", "control character"),
@@ -106,6 +118,33 @@ def test_any_text_is_accepted_or_refused(text: str) -> None:
             continue
         assert _parse_host(address.url) == address.url
         assert "@" not in address.url.partition("://")[2].partition("/")[0]
+
+
+_HOSTS = st.one_of(
+    st.text(st.characters(exclude_characters="/?#@:"), min_size=1, max_size=70),
+    st.from_regex(r"[0-9]{1,4}(\.[0-9]{1,4}){0,4}", fullmatch=True),
+    st.from_regex(r"[a-z0-9_.ßüé\u2013\u2460-]{1,70}", fullmatch=True),
+    st.ip_addresses(v=6).map(lambda address: f"[{address}]"),
+)
+
+
+@settings(max_examples=300)
+@given(
+    scheme=st.sampled_from(["http", "https"]),
+    host=_HOSTS,
+    path=st.one_of(st.just(""), st.text(max_size=20).map("/{}".format)),
+)
+def test_requests_can_be_made_of_every_accepted_url(scheme: str, host: str, path: str) -> None:
+    """The Ollama client, httpx and the resolver's codec take every URL that is accepted."""
+    try:
+        url = parse_url(f"{scheme}://{host}:11434{path}").url
+    except ValueError:
+        return
+    plan = target_plan(url)
+    client = httpx.AsyncClient(base_url=url, transport=TargetTransport(plan))
+    request = client.build_request("GET", "/api/version")
+    request.url.raw_host.decode().encode("idna")
+    OllamaClient(plan)
 
 
 def test_user_info_is_not_in_the_url() -> None:

@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 from support.configurations import WARNINGS, Case, load, target
 
+from exporter.settings import checks
 from exporter.settings.checks import warnings
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "config.example.yml"
+
+
+@pytest.fixture(autouse=True)
+def _container(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests may run in a container; the checks see one only where the case says so."""
+    case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
+    monkeypatch.setattr(checks, "in_container", lambda: bool(case and case.in_container))
 
 
 def _warnings(directory: Path, text: str) -> list[str]:
@@ -90,3 +98,22 @@ def test_a_warning_for_many_targets_is_given_once(tmp_path: Path) -> None:
     (warning,) = _warnings(tmp_path, f"targets: [{targets}]")
 
     assert warning.startswith("target 'h0:1' and 2 more: ")
+
+
+@pytest.mark.parametrize("sign", [".dockerenv", "KUBERNETES_SERVICE_HOST"])
+def test_the_host_name_of_a_container_is_not_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
+    """In a container, a loopback URL needs a name; elsewhere, and for other URLs, the default is right."""
+    monkeypatch.undo()
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr(checks, "_CONTAINER_FILES", (str(tmp_path / ".dockerenv"),))
+    loopback = "targets: [{url: 'http://localhost:11434'}]"
+    assert _warnings(tmp_path, loopback) == []
+
+    if sign.startswith("."):
+        (tmp_path / sign).touch()
+    else:
+        monkeypatch.setenv(sign, "10.0.0.1")
+    (warning,) = _warnings(tmp_path, loopback)
+    assert "Set name" in warning
+    assert _warnings(tmp_path, "targets: [{url: 'http://localhost:11434', name: gpu-a}]") == []
+    assert _warnings(tmp_path, "targets: [{url: 'http://ollama:11434'}]") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,10 @@ def test_every_variable_that_is_not_set_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "null"])
-def test_an_empty_file_sets_nothing(tmp_path: Path, text: str) -> None:
-    """A file in which all lines are commented out leaves the defaults."""
-    assert _read(tmp_path, text) == {}
+def test_a_file_that_sets_nothing_is_refused(tmp_path: Path, text: str) -> None:
+    """An editor may just have truncated it, so it must not stand for the defaults."""
+    with pytest.raises(SettingsError, match="no settings"):
+        _read(tmp_path, text)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +98,21 @@ def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, text: str
 
 
 @pytest.mark.parametrize(
-    ("name", "keyword"), [("missing", "No such file or directory"), ("", "Is a directory"), ("latin", "UTF-8")]
+    ("name", "keyword"),
+    [
+        ("missing", "No such file or directory"),
+        ("", "Is a directory"),
+        ("latin", "UTF-8"),
+        ("fifo", "FIFO"),
+        ("/dev/zero", "device"),
+        ("large", "1024 KiB"),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str, keyword: str) -> None:
-    """The message gives the reason: a missing file, a directory, or another encoding."""
+    """The message gives the reason: missing, not a regular file, too large, or another encoding. Nothing blocks."""
     (tmp_path / "latin").write_bytes(b"a: s3cret\xff")
+    (tmp_path / "large").write_bytes(b"#" * (2**20 + 1))
+    os.mkfifo(tmp_path / "fifo")
 
     with pytest.raises(SettingsError) as refusal:
         read_config_file(tmp_path / name, {})

@@ -45,11 +45,18 @@ def test_the_strongest_source_wins(tmp_path: Path) -> None:
 
 def test_a_flag_overrides_a_file_with_targets(tmp_path: Path) -> None:
     """A flag for a global key can be used with configured targets; a key of a target stays more specific."""
-    text = "{interval: 1m, targets: [{url: 'http://a:1'}, {url: 'http://b:1', interval: 2m}]}"
+    text = """
+        interval: 1m
+        log: {level: debug, format: json}
+        web: {listen_address: [":1", ":2"]}
+        targets: [{url: 'http://a:1'}, {url: 'http://b:1', interval: 2m}]
+    """
 
-    plans = load(tmp_path, text, flags={"interval": "7m"}).plans()
+    settings = load(tmp_path, text, flags={"interval": "7m", "log_level": "warn", "web_listen_address": [":3"]})
 
-    assert [plan.defaults.interval_seconds for plan in plans] == [420, 120]
+    assert [plan.defaults.interval_seconds for plan in settings.plans()] == [420, 120]
+    assert (settings.log.level, settings.log.format) == ("warn", "json")
+    assert settings.web.listen_address == (":3",)
 
 
 def test_every_flag_sets_its_key(tmp_path: Path) -> None:

@@ -98,3 +98,28 @@ def test_every_key_of_probe_can_be_set_for_a_target(tmp_path: Path) -> None:
 
     assert (plan.defaults.workload.template, plan.defaults.workload.reasoning) == ("{question}", True)
     assert plan.defaults.load_timeout_seconds == 60
+
+
+def test_whether_the_cpu_is_intended_is_inherited(tmp_path: Path) -> None:
+    """The key can be set for all probes, a target or a model; it is false by default."""
+    text = """
+    targets:
+      - {url: http://a:1, cpu_intended: true, models: [a, {name: b, cpu_intended: false}]}
+      - {url: http://c:1, models: installed}
+    """
+    first, second = load(tmp_path, text).plans()
+
+    assert {name: model.cpu_intended for name, model in _models(first).items()} == {"a": True, "b": False}
+    assert not second.defaults.cpu_intended
+    (plan,) = load(tmp_path, "{probe: {cpu_intended: true}, " + target("models: installed") + "}").plans()
+    assert plan.defaults.of("m").cpu_intended
+
+
+@pytest.mark.parametrize("name", ["gpt-oss:120b-cloud", "minimax-m2:cloud", "library/Kimi-K2:1T-Cloud"])
+def test_a_cloud_model_is_refused(tmp_path: Path, name: str) -> None:
+    """It does not run on the server, so its rate says nothing about a GPU."""
+    for models in (f"['{name}']", f"[{{name: '{name}'}}]"):
+        (line,) = mistakes(tmp_path, target(f"models: {models}"))
+        assert line.startswith("targets[0].models[0]")
+        assert "cloud" in line
+    assert load(tmp_path, target("models: [cloud, my-cloud, 'cloudy:7b', 'cloud:7b']")).plans()

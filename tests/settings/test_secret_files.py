@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,12 +62,21 @@ def test_only_a_token_must_be_ascii(tmp_path: Path) -> None:
 @pytest.mark.parametrize("check", [check_secret_file, check_token_file, check_ca_file])
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("missing", "No such file or directory"), ("", "Is a directory|no certificate"), ("\0", "not a path")],
+    [
+        ("missing", "No such file or directory"),
+        ("", "Is a directory"),
+        ("\0", "not a path"),
+        ("fifo", "FIFO"),
+        ("/dev/zero", "device"),
+        ("large", "KiB"),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_refused(
     tmp_path: Path, check: Callable[[Path], None], name: str, reason: str
 ) -> None:
-    """The message gives the reason, but not the path."""
+    """The message gives the reason, but not the path. A FIFO, a device or a large file neither blocks nor is read."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "large").write_bytes(b"a" * (2**20 + 1))
     with pytest.raises(ValueError, match=reason) as refusal:
         check(tmp_path / name)
 

@@ -60,6 +60,7 @@ class Case:
     environ: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, Any] = field(default_factory=dict)
     """Values by the `dest` of the flag."""
+    in_container: bool = False
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -116,6 +117,7 @@ MISTAKES = (
     Case("model that is not text", target("models: [3.1]")),
     Case("model listed twice", target("models: [llama3.1, llama3.1]")),
     Case("model in two spellings", target("models: [llama3.1, 'library/Llama3.1:latest']")),
+    Case("cloud model", target("models: ['gpt-oss:120b-cloud']")),
     Case("target name used twice", "targets: [{url: 'http://a:1', name: x}, {url: 'http://b:1', name: x}]"),
     Case("URL that is not text", "targets: [{url: 11434}]"),
     Case("URL without scheme and port", "targets: [{url: gpu-a}]"),
@@ -127,6 +129,9 @@ MISTAKES = (
     Case("URL with an invalid port", "targets: [{url: 'http://gpu-a:99999'}]"),
     Case("URL without host", "targets: [{url: 'http://'}]"),
     Case("URL with an empty port", "targets: [{url: 'http://gpu-a:'}]"),
+    Case("URL of the OpenAI-compatible API", "targets: [{url: 'http://gpu-a:11434/v1'}]"),
+    Case("invalid IPv4 address", "targets: [{url: 'http://10.0.0.256:11434'}]"),
+    Case("international host name that cannot be encoded", "targets: [{url: 'http://gpu\u2013a:11434'}]"),
     Case("invalid host name", "targets: [{url: 'http://gpu..a:1'}]"),
     Case("header name", target("headers: {'X Key': value}")),
     Case("reserved header", target("headers: {Content-Length: '1'}")),
@@ -138,16 +143,19 @@ MISTAKES = (
     Case("empty secret file", target("bearer_token_file: empty")),
     Case("secret file of two lines", target("bearer_token_file: lines")),
     Case("token that is not ASCII", target("bearer_token_file: non-ascii")),
+    Case("secret file that is a directory", target("bearer_token_file: .")),
     Case("missing CA file", target("tls: {ca_file: missing}", "https://gpu-a")),
     Case("CA file without certificate", target("tls: {ca_file: empty}", "https://gpu-a")),
     Case("CA file without verification", target("tls: {ca_file: ca.pem, insecure_skip_verify: true}", "https://gpu-a")),
     Case("tls for http", target("tls: {insecure_skip_verify: true}")),
     Case("not a listen address", "web: {listen_address: 10434}"),
     Case("listen address without port", "web: {listen_address: localhost}"),
+    Case("listen address with an invalid host name", "web: {listen_address: 'a..b:10434'}"),
     Case("listen address with a name in brackets", "web: {listen_address: '[localhost]:10434'}"),
     Case("listen address twice", "web: {listen_address: [':10434', ':10434']}"),
     Case("not a path", "web: {telemetry_path: metrics}"),
     Case("path of a health check", "web: {telemetry_path: /-/ready}"),
+    Case("empty file", "# interval: 5m\n"),
     Case("duplicate key", "interval: 5m\ninterval: 6m\n"),
     Case("key that is not text", "1: one"),
     Case("tab", "web:\n\ttelemetry_path: /metrics\n"),
@@ -157,6 +165,8 @@ MISTAKES = (
     Case("not key: value lines", "- interval"),
     Case("config_file in the file", "config_file: other.yml"),
     Case("variable that is not set", "targets: [{url: 'http://${GPU_HOST}:11434'}]"),
+    Case("file that is a directory", flags={"config_file": "."}),
+    Case("file that is a device", flags={"config_file": "/dev/null"}),
     Case("file that does not exist", flags={"config_file": "missing.yml"}),
     Case("bad flag", flags={"interval": "soon"}),
     Case("URL flag and targets", "targets: [{url: 'http://gpu-a:11434'}]", flags={"url": "http://gpu-b:11434"}),
@@ -169,6 +179,7 @@ MISTAKES = (
 """Each distinct error message once. All but the first give one line."""
 
 WARNINGS = (
+    Case("loopback URL without a name in a container", "targets: [{url: 'http://localhost:11434'}]", in_container=True),
     Case("no targets", "interval: 5m"),
     Case("URL without port", "targets: [{url: 'http://gpu-a'}]"),
     Case("one URL twice", "targets: [{url: 'http://a:1', name: a}, {url: 'http://a:1', name: b}]"),
