@@ -1,10 +1,10 @@
 """Which GPUs ran the model: rules over the evidence of one probe, for GPUs of any vendor.
 
 In this order: the GPUs on which the model's runner worked; the GPUs that became active during the probe and hold enough
-memory for the model; no GPU. What `/api/ps` reports never decides where processes or activity can.
+memory for the model; none. `/api/ps` is not used where processes or activity are conclusive.
 
 Known limit: where pids cannot be matched (containers), a model with so few layers on a GPU that the GPU is busy for
-less than `IDLE_UTILIZATION` of the time is attributed to the CPU.
+less than `IDLE_UTILIZATION_RATIO` of the time is attributed to the CPU.
 """
 
 from __future__ import annotations
@@ -17,32 +17,33 @@ from exporter.gpu.evidence import CardEvidence, Evidence
 
 IDLE_SHARE = 0.005
 """Mean share of the compute time below which a process only keeps a context on the GPU."""
-CONTEXT_OF_LARGEST = 0.1
-"""A process that holds less than this share of its memory on its fullest GPU only keeps a context on this one."""
-IDLE_UTILIZATION = 0.05
+CONTEXT_MEMORY_RATIO = 0.1
+"""A process keeps only a context on a GPU where it has less than this share of its memory on its fullest GPU."""
+IDLE_UTILIZATION_RATIO = 0.05
 """Mean utilisation up to which a GPU was idle."""
-ACTIVE_UTILIZATION = 0.10
+ACTIVE_UTILIZATION_RATIO = 0.10
 """Increase of the mean utilisation, over that just before the request, from which a GPU became active."""
-IDLE_POWER = 1.10
+IDLE_POWER_FACTOR = 1.10
 """Mean power, relative to that just before the request, up to which a GPU was idle: an idle H100 varies by 2 %."""
-ACTIVE_POWER = 1.25
+ACTIVE_POWER_FACTOR = 1.25
 """Mean power, relative to that just before the request, from which a GPU that had not been busy became active.
 
 An H100 that generates draws 3.6 times its idle power.
 """
-BUSY_UTILIZATION = 0.5
-"""Utilisation just before the request from which a GPU may have been busy with other work."""
-BUSY_ACTIVE_POWER = 2.0
-"""Mean power, relative to that just before the request, from which even such a GPU became active.
+BUSY_UTILIZATION_RATIO = 0.5
+"""Utilisation just before the request from which a GPU may be busy with other work."""
+BUSY_ACTIVE_POWER_FACTOR = 2.0
+"""Mean power, relative to that just before the request, from which a GPU that may have been busy became active.
 
-At its power limit the power varies by half, and utilisation still shows the previous probe for half a second.
+At its power limit a GPU's power varies by half, and its utilisation lags by half a second, so that it can still be that
+of the previous probe.
 """
-OF_BUSIEST = 0.3
-"""A GPU less busy than this share of the busiest one did other work: a model's layers are spread about evenly."""
+OF_BUSIEST_RATIO = 0.3
+"""A GPU with less than this share of the highest utilisation did other work: layers are distributed about evenly."""
 POWER_NOISE_WATTS = 8.0
 """Variation of a small GPU's power while it is idle."""
 MIN_IDLE_SECONDS = 1.0
-"""A shorter observation cannot show that a GPU was idle: utilisation lags by 0.5 s, energy is updated every 0.1 s."""
+"""Minimum observation that can show an idle GPU: utilisation lags by 0.5 s, and energy is updated every 0.1 s."""
 MIN_HELD_RATIO = 0.8
 """Share of `size_vram` that the GPUs which became active must have in use."""
 
@@ -85,9 +86,9 @@ def pids_on(card: CardEvidence) -> set[int]:
 
 
 def pids_match(evidence: Evidence) -> bool:
-    """Return whether the GPU libraries and this pid namespace know a process by the same pid.
+    """Return whether the GPU libraries report the pids of this pid namespace.
 
-    That is so in the machine's own namespace, and where processes are listed and all of them are visible here.
+    They do in the machine's own namespace, and where processes are listed and all of them are visible here.
     """
     if any(card.processes is None for card in evidence.cards):
         return False
@@ -105,38 +106,42 @@ def by_process(holders: Sequence[tuple[CardEvidence, set[int]]]) -> Attribution:
     runner = max(busy, key=lambda pid: busy[pid])
     held = [card for card, pids in holders if runner in pids]
     largest = max((card.processes or {}).get(runner) or 0 for card in held)
-    worked = [card for card in held if works(card, runner, largest)]
-    what = f"is on {names(worked)}" if worked else f"keeps a context on {names(held)} but does not work there"
+    worked = [card for card in held if works_on(card, runner, largest)]
+    what = (
+        f"is on {format_indexes(worked)}"
+        if worked
+        else f"keeps a context on {format_indexes(held)} but does not work there"
+    )
     return Attribution(
         cards=tuple(card.card for card in worked), runner=runner, reason=f"The model's runner (pid {runner}) {what}."
     )
 
 
-def works(card: CardEvidence, runner: int, largest: int) -> bool:
-    """Return whether a runner does more on a GPU than keep a context there.
+def works_on(card: CardEvidence, runner: int, largest: int) -> bool:
+    """Return whether a runner does more on a GPU than keep a context.
 
     `largest` is the memory in bytes that it holds on its fullest GPU.
     """
     memory = (card.processes or {}).get(runner)
-    if memory is not None and memory < CONTEXT_OF_LARGEST * largest:
+    if memory is not None and memory < CONTEXT_MEMORY_RATIO * largest:
         return False
     share = (card.shares or {}).get(runner)
-    return share is None or share >= IDLE_SHARE or not idle(card)
+    return share is None or share >= IDLE_SHARE or not is_idle(card)
 
 
 def by_activity(cards: Sequence[CardEvidence], model: ProbedModel, runner: int | None) -> Attribution:
-    """Return the GPUs that became active during the probe, none if all stayed idle, None if neither can be said."""
-    active = busiest([card for card in cards if became_active(card)])
+    """Return the GPUs that became active during the probe; none if all stayed idle; None if it is inconclusive."""
+    active = select_busiest([card for card in cards if became_active(card)])
     if active:
-        reason = f"{names(active)} became active during the probe"
+        reason = f"{format_indexes(active)} became active during the probe"
         if not can_hold(active, model.size_vram_bytes):
-            return Attribution(cards=None, reason=f"{reason}, but without enough memory in use for the model.")
+            return Attribution(cards=None, reason=f"{reason}, but the memory in use there is too small for the model.")
         return Attribution(cards=tuple(card.card for card in active), runner=runner, reason=f"{reason}.")
-    if all(idle(card) for card in cards):
+    if all(is_idle(card) for card in cards):
         return Attribution(cards=(), runner=runner, reason="All GPUs stayed idle during the probe.")
     unseen = "The model's runner was not found on a GPU"
     if any(card.seconds < MIN_IDLE_SECONDS for card in cards):
-        return Attribution(cards=None, reason=f"{unseen}, and there was no probe long enough to go by activity.")
+        return Attribution(cards=None, reason=f"{unseen}, and no probe was long enough to decide by activity.")
     return Attribution(cards=None, reason=f"{unseen}, and the activity of the GPUs is inconclusive.")
 
 
@@ -148,37 +153,37 @@ def can_hold(cards: Sequence[CardEvidence], size_vram_bytes: int | None) -> bool
     return size_vram_bytes > 0 and (len(used) < len(cards) or sum(used) >= MIN_HELD_RATIO * size_vram_bytes)
 
 
-def names(cards: Iterable[CardEvidence]) -> str:
+def format_indexes(cards: Iterable[CardEvidence]) -> str:
     """Return `GPU 0 and GPU 1`."""
     return " and ".join(f"GPU {card.card.index}" for card in cards)
 
 
-def busiest(cards: Sequence[CardEvidence]) -> list[CardEvidence]:
-    """Return the GPUs that were about as busy as the busiest of them."""
+def select_busiest(cards: Sequence[CardEvidence]) -> list[CardEvidence]:
+    """Return the GPUs that were not much less busy than the busiest one."""
     utilization = [card.utilization_ratio or 0.0 for card in cards]
-    minimum = OF_BUSIEST * max(utilization, default=0.0)
+    minimum = OF_BUSIEST_RATIO * max(utilization, default=0.0)
     return [card for card, busy in zip(cards, utilization, strict=True) if busy >= minimum]
 
 
 def became_active(card: CardEvidence) -> bool:
-    """Return whether a GPU worked during the probe and not just before it."""
+    """Return whether a GPU worked during the probe, and did not just before it."""
     if card.before is None:
         return False
     during, before = card.utilization_ratio, card.before.utilization_ratio or 0.0
-    if before >= BUSY_UTILIZATION:
-        return power_increased(card, BUSY_ACTIVE_POWER) is True
-    if during is not None and during - before >= ACTIVE_UTILIZATION:
+    if before >= BUSY_UTILIZATION_RATIO:
+        return power_increased(card, BUSY_ACTIVE_POWER_FACTOR) is True
+    if during is not None and during - before >= ACTIVE_UTILIZATION_RATIO:
         return True
-    return power_increased(card, ACTIVE_POWER) is True
+    return power_increased(card, ACTIVE_POWER_FACTOR) is True
 
 
-def idle(card: CardEvidence) -> bool:
+def is_idle(card: CardEvidence) -> bool:
     """Return whether a GPU was observed for long enough and did nothing."""
     utilization = card.utilization_ratio
-    increased = power_increased(card, IDLE_POWER)
+    increased = power_increased(card, IDLE_POWER_FACTOR)
     if card.lost or card.seconds < MIN_IDLE_SECONDS or (utilization is None and increased is None):
         return False
-    return not increased and (utilization is None or utilization <= IDLE_UTILIZATION)
+    return not increased and (utilization is None or utilization <= IDLE_UTILIZATION_RATIO)
 
 
 def power_increased(card: CardEvidence, factor: float) -> bool | None:

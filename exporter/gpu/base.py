@@ -15,12 +15,12 @@ from exporter.reading import ThrottleReason, check_numbers
 
 
 class ReaderUnavailableError(Exception):
-    """The GPUs of one vendor cannot be read. The message says why."""
+    """The GPUs of one vendor cannot be read. The message is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One GPU of this machine, and what does not change about it. Empty or None is what is not known."""
+    """One GPU of this machine: its constant properties. Empty or None means unknown."""
 
     uuid: str
     name: str
@@ -41,7 +41,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """The state of one GPU at one moment. None is what it does not report."""
+    """The state of one GPU at one moment. None means that the GPU does not report it."""
 
     at: float
     """`time.monotonic` seconds."""
@@ -57,7 +57,7 @@ class Sample:
 
     @property
     def empty(self) -> bool:
-        """Whether the GPU reported nothing at all."""
+        """Whether the GPU reported no value."""
         values = (self.utilization_ratio, self.clock_hertz, self.temperature_celsius, self.power_watts, self.throttled)
         return all(value is None for value in values)
 
@@ -80,7 +80,7 @@ class Counters:
 class CardReader(Protocol):
     """Reads one GPU. No method raises for what the GPU does not report, and each may block.
 
-    Numbers that are negative or not finite are None: see `valid`.
+    Numbers that are negative or not finite are None: see `convert`.
     """
 
     @property
@@ -94,10 +94,10 @@ class CardReader(Protocol):
         """
 
     def counters(self, clock: Callable[[], float]) -> Counters:
-        """Return the counters with the time of `clock` at which they were read: at the first token and at the last.
+        """Return the counters and when they were read by `clock`. Called at the first token and at the last.
 
-        Without an energy counter, the power of the samples is integrated. Without a counter for a throttle reason,
-        its share of the samples counts.
+        Without an energy counter, the sampled power is integrated. Without a counter for a throttle reason, its share
+        of the samples is used.
         """
 
     def processes(self) -> Mapping[int, int | None] | None:
@@ -143,10 +143,10 @@ class ProbedModel:
     """What `/api/ps` reports; it can be wrong."""
 
 
-def valid(value: float | None, *, times: float = 1, per: float = 1) -> float | None:
-    """Return `value * times / per`, to convert what a library reports to base units.
+def convert(value: float | None, *, times: float = 1, per: float = 1) -> float | None:
+    """Return what a library reports in base units: `value * times / per`.
 
-    None if the value is None, negative or not finite: no metric may have such a value.
+    None if the value is None, negative or not finite, because no metric may have such a value.
     """
     if value is None or not 0 <= value < math.inf:
         return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from exporter.background import run_in_daemon_thread
 from exporter.gpu import nvidia
 from exporter.gpu.base import GpuReader, Opener
 from exporter.gpu.monitor import GpuMonitor
-from exporter.gpu.worker import Worker
 from exporter.logs import get_logger
 
 OPENERS: Mapping[str, Opener] = {"NVIDIA": nvidia.open_reader}
@@ -41,17 +41,12 @@ async def open_readers(openers: Mapping[str, Opener] = OPENERS) -> tuple[GpuRead
 
 
 async def _open(vendor: str, opener: Opener) -> GpuReader | None:
-    """Open a reader on a thread of its own: a library that hangs delays no other, and does not delay the exit."""
-    worker = Worker()
+    """Open a reader in its own thread, so that a library that hangs delays neither the other readers nor the exit."""
     try:
-        reader = await asyncio.wait_for(asyncio.wrap_future(worker.submit(opener)), OPEN_SECONDS)
+        return await asyncio.wait_for(run_in_daemon_thread(opener, f"open {vendor}"), OPEN_SECONDS)
     except TimeoutError:
-        reason = f"The driver did not answer within {OPEN_SECONDS:g} s."
-    except Exception as error:  # noqa: BLE001 - a library that is missing or broken is no reason to stop
+        reason = f"The driver did not respond within {OPEN_SECONDS:g} s."
+    except Exception as error:  # noqa: BLE001 - the program works without GPU readings
         reason = str(error)
-    else:
-        return reader
-    finally:
-        worker.close()
     log.info("GPUs of this vendor cannot be read", vendor=vendor, reason=reason)
     return None

@@ -1,4 +1,4 @@
-"""What was observed of the GPUs during a probe, as plain values, and what can be computed from the numbers alone."""
+"""What was observed of the GPUs during a probe, as frozen values, and what is computed from these numbers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class CardEvidence:
 
     @property
     def utilization_ratio(self) -> float | None:
-        """Mean utilisation, without the first samples, which still show the load before."""
+        """Mean utilisation, without the first samples, which still show the previous load."""
         settled = [sample for sample in self.samples if sample.at >= self.samples[0].at + SETTLING_SECONDS]
         return mean(sample.utilization_ratio for sample in settled)
 
@@ -88,7 +88,7 @@ class Evidence:
     visible: frozenset[int] = frozenset()
     """The pids reported by the GPU libraries that exist in this pid namespace."""
     machine_pids: bool = False
-    """Whether this is the machine's own pid namespace."""
+    """Whether this program runs in the machine's own pid namespace."""
 
 
 def mean(values: Iterable[float | None]) -> float | None:

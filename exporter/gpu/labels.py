@@ -20,7 +20,7 @@ class LabelChoice:
 
     label: str
     cards: tuple[Card, ...] = ()
-    """The GPUs that it stands for."""
+    """The GPUs that it names."""
     reason: str
     """One or more sentences."""
 
@@ -49,10 +49,10 @@ def choose_label(attribution: Attribution, model: ProbedModel, cards: Sequence[C
         return LabelChoice(label=model.configured, cards=used or (), reason=f"{CONFIGURED} {reason}")
     if used is None:
         return LabelChoice(label=UNKNOWN, reason=reason)
-    return LabelChoice(label=product([card.name for card in used]), cards=used, reason=reason)
+    return LabelChoice(label=join_products([card.name for card in used]), cards=used, reason=reason)
 
 
-def product(names: Sequence[str]) -> str:
+def join_products(names: Sequence[str]) -> str:
     """Return the label for product names: `NVIDIA H200`, `2x NVIDIA H200`, different ones joined by ` + `."""
     return " + ".join(name if count == 1 else f"{count}x {name}" for name, count in Counter(names).items())
 
@@ -61,7 +61,7 @@ def product(names: Sequence[str]) -> str:
 class _Entry:
     current: Attribution
     contradicted_by: Attribution | None = None
-    """The last probe's, if it says otherwise."""
+    """The attribution of the last probe, if it differs."""
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class AttributionHistory:
     _entries: dict[ModelKey, _Entry] = field(default_factory=dict)
 
     def update(self, key: ModelKey, attribution: Attribution) -> Attribution:
-        """Take the attribution of a new probe and return the current one. A fall to the CPU counts at once."""
+        """Add the attribution of a new probe and return the current one. A fall to the CPU counts at once."""
         entry = self._entries.get(key)
         if attribution.cards is None:
             return entry.current if entry else attribution

@@ -26,7 +26,7 @@ log = get_logger(__name__)
 class GpuMonitor:
     """The GPUs of this machine, of any vendor. It reads them only while a probe of a local server runs.
 
-    Without readers, and for servers elsewhere, all it knows is the configured label and what the server reports.
+    Without readers, and for servers on other machines, it only has the configured label and what the server reports.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class GpuMonitor:
         return await self._worker.ask(recording.end)
 
     def observe(self, model: ProbedModel, evidence: Evidence | None) -> GpuObservation:
-        """Return what the evidence of one probe shows, given the probes before. None: there is no evidence."""
+        """Return what one probe showed, given the previous ones. `evidence` is None if no GPU library answered."""
         if not self._readable(model):
             return GpuObservation(label=reported_label(model).label)
         attribution = attribute(evidence, model) if evidence else UNREADABLE
@@ -171,7 +171,7 @@ class GpuWatch:
 
 
 def number_cards(readers: Iterable[GpuReader]) -> Mapping[Card, CardReader]:
-    """Return all GPUs with their readers. Each vendor counts from 0: each further vendor's indexes are shifted."""
+    """Return all GPUs with their readers. Each vendor counts from 0, so the indexes of further vendors are shifted."""
     cards: dict[Card, CardReader] = {}
     for reader in readers:
         first = max((card.index + 1 for card in cards), default=0)
@@ -182,7 +182,8 @@ def number_cards(readers: Iterable[GpuReader]) -> Mapping[Card, CardReader]:
 def peak_bandwidth(cards: Sequence[CardEvidence]) -> float | None:
     """Return the peak bandwidth of one of a model's GPUs, None unless they are all of one kind.
 
-    One GPU's also for a model on several: Ollama splits by layers, and each token passes one GPU after the other.
+    It is that of a single GPU even for a model on several: Ollama splits a model by layers, so that for each token the
+    GPUs work one after another.
     """
     kinds = {(card.card.name, card.card.peak_bandwidth_bytes_per_second) for card in cards}
     return kinds.pop()[1] if len(kinds) == 1 else None

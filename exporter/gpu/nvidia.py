@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from exporter.gpu.base import Card, Counters, ReaderUnavailableError, Sample, valid
+from exporter.gpu.base import Card, Counters, ReaderUnavailableError, Sample, convert
 from exporter.reading import ThrottleReason
 
 ENERGY_FIELD = 83
@@ -62,7 +62,7 @@ class NvidiaReader:
             raise
         if not self.cards:
             self.close()
-            raise ReaderUnavailableError("NVML: the driver is loaded, but this user can open none of its GPUs")
+            raise ReaderUnavailableError("NVML: the driver is loaded, but this user cannot open any of its GPUs")
 
     def close(self) -> None:
         """Shut NVML down."""
@@ -80,7 +80,7 @@ class NvidiaCardReader:
     """One NVIDIA GPU."""
 
     def __init__(self, library: Any, handle: Any, position: int) -> None:
-        """Read what does not change. `position` is its index if NVML reports none."""
+        """Read the constant properties. `position` is the index if NVML does not report one."""
         self._library = library
         self._handle = handle
         self.card = self._card(position)
@@ -91,9 +91,9 @@ class NvidiaCardReader:
         rates = self._ask(library.nvmlDeviceGetUtilizationRates)
         return Sample(
             at=at,
-            utilization_ratio=None if rates is None else valid(rates.gpu, per=100),
-            clock_hertz=valid(self._ask(library.nvmlDeviceGetClockInfo, library.NVML_CLOCK_SM), times=1e6),
-            temperature_celsius=valid(self._ask(library.nvmlDeviceGetTemperature, library.NVML_TEMPERATURE_GPU)),
+            utilization_ratio=None if rates is None else convert(rates.gpu, per=100),
+            clock_hertz=convert(self._ask(library.nvmlDeviceGetClockInfo, library.NVML_CLOCK_SM), times=1e6),
+            temperature_celsius=convert(self._ask(library.nvmlDeviceGetTemperature, library.NVML_TEMPERATURE_GPU)),
             power_watts=self._power(),
             throttled=self._throttled(),
         )
@@ -104,20 +104,20 @@ class NvidiaCardReader:
         millijoules = fields.get(ENERGY_FIELD)
         if millijoules is None:
             millijoules = self._ask(self._library.nvmlDeviceGetTotalEnergyConsumption)
-        throttled = {reason: valid(fields.get(number), per=1e9) for reason, number in THROTTLE_FIELDS.items()}
+        throttled = {reason: convert(fields.get(number), per=1e9) for reason, number in THROTTLE_FIELDS.items()}
         return Counters(
             at=clock(),
-            energy_joules=valid(millijoules, per=1e3),
+            energy_joules=convert(millijoules, per=1e3),
             throttled_seconds={reason: seconds for reason, seconds in throttled.items() if seconds is not None},
         )
 
     def processes(self) -> Mapping[int, int | None] | None:
         """Return the memory of each process on the GPU in bytes, by pid as the driver reports it."""
-        computing = self._ask(self._library.nvmlDeviceGetComputeRunningProcesses)
-        if computing is None:
+        compute = self._ask(self._library.nvmlDeviceGetComputeRunningProcesses)
+        if compute is None:
             return None
-        drawing = self._ask(self._library.nvmlDeviceGetGraphicsRunningProcesses) or ()  # includes Vulkan compute
-        return {process.pid: _bytes(process.usedGpuMemory) for process in (*drawing, *computing)}
+        graphics = self._ask(self._library.nvmlDeviceGetGraphicsRunningProcesses) or ()  # includes Vulkan compute
+        return {process.pid: _bytes(process.usedGpuMemory) for process in (*graphics, *compute)}
 
     def shares(self, since: float) -> Mapping[int, float] | None:
         """Return each process's mean share of the SMs' time since `since` (Unix seconds); empty if nothing is new."""
@@ -126,7 +126,7 @@ class NvidiaCardReader:
             samples = library.nvmlDeviceGetProcessUtilization(self._handle, int(since * 1e6))
         except library.NVMLError as error:
             return {} if error.value == library.NVML_ERROR_NOT_FOUND else None
-        shares = {sample.pid: valid(sample.smUtil, per=100) for sample in samples}
+        shares = {sample.pid: convert(sample.smUtil, per=100) for sample in samples}
         return {pid: share for pid, share in shares.items() if share is not None}
 
     def memory_used(self) -> int | None:
@@ -147,21 +147,21 @@ class NvidiaCardReader:
             vendor="NVIDIA",
             driver_version=_ask(library, library.nvmlSystemGetDriverVersion) or "",
             partitioned=bool(partitioned and partitioned[0]),
-            clock_max_hertz=valid(self._ask(library.nvmlDeviceGetMaxClockInfo, library.NVML_CLOCK_SM), times=1e6),
+            clock_max_hertz=convert(self._ask(library.nvmlDeviceGetMaxClockInfo, library.NVML_CLOCK_SM), times=1e6),
             peak_bandwidth_bytes_per_second=self._peak_bandwidth(),
         )
 
     def _peak_bandwidth(self) -> float | None:
         """Return bus width in bits x maximum memory clock x 2 (double data rate) / 8, in bytes per second."""
-        width = valid(self._ask(self._library.nvmlDeviceGetMemoryBusWidth))
-        hertz = valid(self._ask(self._library.nvmlDeviceGetMaxClockInfo, self._library.NVML_CLOCK_MEM), times=1e6)
+        width = convert(self._ask(self._library.nvmlDeviceGetMemoryBusWidth))
+        hertz = convert(self._ask(self._library.nvmlDeviceGetMaxClockInfo, self._library.NVML_CLOCK_MEM), times=1e6)
         return width * hertz * 2 / 8 if width and hertz else None
 
     def _power(self) -> float | None:
         milliwatts = self._fields((INSTANT_POWER_FIELD,)).get(INSTANT_POWER_FIELD)
         if not milliwatts:
             milliwatts = self._ask(self._library.nvmlDeviceGetPowerUsage)
-        return valid(milliwatts, per=1e3)
+        return convert(milliwatts, per=1e3)
 
     def _throttled(self) -> frozenset[ThrottleReason] | None:
         bits = self._ask(self._library.nvmlDeviceGetCurrentClocksEventReasons)
@@ -171,7 +171,7 @@ class NvidiaCardReader:
         """Return the field values that the GPU reports, by field number; none is negative or not finite."""
         values = self._ask(self._library.nvmlDeviceGetFieldValues, list(numbers)) or ()
         fields = {
-            field.fieldId: valid(getattr(field.value, VALUE_TYPES[field.valueType]))
+            field.fieldId: convert(getattr(field.value, VALUE_TYPES[field.valueType]))
             for field in values
             if field.nvmlReturn == self._library.NVML_SUCCESS and field.valueType < len(VALUE_TYPES)
         }
@@ -190,5 +190,5 @@ def _ask(library: Any, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _bytes(value: float | None) -> int | None:
-    known = valid(value)
+    known = convert(value)
     return None if known is None else int(known)

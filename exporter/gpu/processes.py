@@ -3,7 +3,7 @@
 A runner is `llama-server --model .../blobs/sha256-DIGEST ...` since Ollama 0.30, and `ollama runner --model
 .../blobs/sha256-DIGEST ...` before.
 
-To list 500 command lines takes 13 ms with psutil, and 9 ms by reading `/proc`, which only Linux has.
+psutil lists 500 command lines in 13 ms. Reading `/proc` takes 9 ms, but only Linux has it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CommandLine = Sequence[str]
 
 
 def model_digest(command_line: CommandLine) -> str | None:
-    """Return the hex digest of the model that a runner's command line names; None for any other program."""
+    """Return the hex digest of the model in a runner's command line; None for any other program."""
     for flag, value in pairwise(command_line):
         name = PureWindowsPath(value).name  # splits at both kinds of slashes
         if flag == "--model" and name.startswith(BLOB):
@@ -66,7 +66,7 @@ class Processes:
         return {pid: digest for pid, digest in digests if digest is not None}
 
     def in_machine_namespace(self) -> bool:
-        """Return whether pids here are those of the machine, which a GPU driver reports."""
+        """Return whether pids here are those of the machine, as GPU drivers report them."""
         if self.namespace is None:
             return True
         try:

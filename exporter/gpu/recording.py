@@ -1,4 +1,4 @@
-"""Records the GPUs of this machine during one probe. It lives on the worker thread and returns plain `Evidence`."""
+"""Records the GPUs of this machine during one probe. It runs on the worker thread and returns `Evidence`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROCESS_INTERVAL_SECONDS = 2.0
 SHARE_LAG_SECONDS = 0.25
 """Compute time is reported for periods of about 0.2 s: the first one may include work from before the probe."""
 MIN_SHARE_SECONDS = 0.5
-"""If compute time was asked for over at least this long and no process was reported, no process used the GPU."""
+"""If no process was reported for at least this time, no process used the GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Recording:
             self._recordings[card] = _CardRecording(before, [before])
 
     def first_token(self) -> None:
-        """Begin the time for which the GPU's state is reported."""
+        """Begin the time for which the GPUs' state is reported."""
         for card, recording in self._recordings.items():
             recording.start = self._readers[card].counters(self._clock.monotonic)
             recording.samples = [self._readers[card].sample(self._clock.monotonic())]

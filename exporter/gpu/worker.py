@@ -14,13 +14,13 @@ from exporter.logs import get_logger
 T = TypeVar("T")
 
 ANSWER_SECONDS = 1.0
-"""How long a probe waits for the GPU library, at its start and at its end."""
+"""How long a probe waits for a GPU library, at its start and at its end."""
 
 log = get_logger(__name__)
 
 
 class Worker:
-    """Runs functions one after the other on a thread, which starts with the first of them.
+    """Runs functions one after another in its own thread, which starts with the first call.
 
     It is a daemon thread, so that a library that hangs does not delay the exit.
     """
@@ -28,7 +28,7 @@ class Worker:
     def __init__(self, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._answer_seconds = answer_seconds
         self._hung: Future[None] | None = None
-        """Done as soon as a library that hung answers again."""
+        """Done when a library that hung responds again."""
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 

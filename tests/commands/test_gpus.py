@@ -8,8 +8,8 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
-from support.gpu_stage import H100, OTHER_MODEL, Stage, probed_model
 from support.probing import model_plan, target_plan
+from support.recorded_gpus import H100, OTHER_MODEL, Machine, probed_model
 
 from exporter.commands.gpus import print_cards, print_labels, show_gpus
 from exporter.embedded.protocol import OllamaServer
@@ -30,9 +30,9 @@ def printed(function: Callable[[Console], None]) -> list[list[str]]:
 
 async def test_gpus_and_labels() -> None:
     """A row for each GPU; for each model its label and why."""
-    stage = Stage("nvml-2xh100.json")
-    monitor = stage.open()
-    stage.play("two_cards")
+    machine = Machine("nvml-2xh100.json")
+    monitor = machine.open()
+    machine.play("two_cards")
     models = [
         probed_model(),
         probed_model(key=ModelKey("here", "b"), blob=OTHER_MODEL),
@@ -53,7 +53,7 @@ async def test_gpus_and_labels() -> None:
         ["here", "b", H100],
         ["there", "c", UNKNOWN],
     ]
-    assert f"pid {stage.runner('two_cards')}" in rows[0][3]
+    assert f"pid {machine.runner('two_cards')}" in rows[0][3]
     assert all(row[3] for row in rows)
 
 

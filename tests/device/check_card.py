@@ -32,8 +32,8 @@ from support.card_rig import (  # noqa: E402 - after sys.path is set
     alone,
     other_program,
 )
-from support.gpu_stage import CONTAINER, MODEL, OTHER_MODEL  # noqa: E402 - after sys.path is set
 from support.nvml_recording import Recorder  # noqa: E402 - after sys.path is set
+from support.recorded_gpus import CONTAINER, MODEL, OTHER_MODEL  # noqa: E402 - after sys.path is set
 
 from exporter.gpu.monitor import GpuMonitor  # noqa: E402 - after sys.path is set
 from exporter.gpu.nvidia import INSTANT_POWER_FIELD, NvidiaCardReader, NvidiaReader  # noqa: E402 - as above

@@ -1,4 +1,4 @@
-"""Which GPUs ran the model, according to made-up evidence; and that noise does not change a label."""
+"""Which GPUs ran the model, given the evidence of a probe. Noise does not change a label."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import gpu_stage
-from support.gpu_stage import MODEL, OTHER_MODEL, probed_model
+from support import recorded_gpus
+from support.recorded_gpus import MODEL, OTHER_MODEL, probed_model
 
-from exporter.gpu.attribution import Attribution, attribute, became_active, idle
+from exporter.gpu.attribution import Attribution, attribute, became_active, is_idle
 from exporter.gpu.base import Counters, ProbedModel, Sample
 from exporter.gpu.evidence import CardEvidence, Evidence
 from exporter.gpu.labels import AttributionHistory, choose_label
@@ -34,7 +34,7 @@ def card(
     times = [seconds * step / 8 for step in range(9)]
     energy = None if watts is None else watts * seconds
     base = CardEvidence(
-        card=gpu_stage.card(),
+        card=recorded_gpus.card(),
         processes={},
         shares={},
         before=Sample(at=0.0, utilization_ratio=utilization_before, power_watts=watts_before),
@@ -112,7 +112,7 @@ def test_a_starved_runner_is_still_on_its_gpu() -> None:
 
 
 def test_of_two_runners_of_one_model_the_busier_one_counts() -> None:
-    """Two servers on one machine have loaded the same file, each on a GPU of its own."""
+    """Two servers on one machine have loaded the same file, each on another GPU."""
     cards = card(processes={RUNNER: 9 * GIB}, shares={RUNNER: 0.01}), busy(processes={7: 9 * GIB}, shares={7: 0.8})
     assert attributed(machine(*cards, runners={RUNNER: MODEL, 7: MODEL})) == ((1,), 7)
 
@@ -147,20 +147,20 @@ def test_an_active_gpu_needs_enough_memory_for_the_model() -> None:
 
 
 def test_idle_gpus_are_evidence_of_the_cpu_only_after_a_second() -> None:
-    """Utilisation lags and energy is updated in steps, so a short probe is no evidence."""
+    """Utilisation lags and energy is updated in steps, so a short probe proves nothing."""
     assert gpus(machine(card(), card(), runners={}), probed_model(size_vram_bytes=9 * GIB)) == ()
     assert gpus(machine(card(seconds=0.8), runners={})) is None
 
 
 def test_a_lost_gpu_is_not_idle() -> None:
-    """A GPU that fell off the bus is no evidence of the CPU."""
+    """A GPU that fell off the bus does not show that the model ran on the CPU."""
     lost = replace(card(), samples=(Sample(at=0.0, utilization_ratio=0.0), Sample(at=2.0)))
     assert gpus(machine(lost, runners={})) is None
 
 
 def test_a_partitioned_gpu_is_undetermined() -> None:
     """A machine with a GPU in MIG mode is undetermined, unless the runner is on another GPU."""
-    partitioned = busy(card=gpu_stage.card(partitioned=True), processes={RUNNER: 9 * GIB})
+    partitioned = busy(card=recorded_gpus.card(partitioned=True), processes={RUNNER: 9 * GIB})
     assert gpus(machine(partitioned)) is None
     assert gpus(machine(partitioned, card())) is None
     assert gpus(machine(replace(partitioned, processes={}), busy(processes={RUNNER: GIB}))) == (1,)
@@ -178,16 +178,19 @@ def test_what_counts_as_active() -> None:
 
 def test_what_counts_as_idle() -> None:
     """Idle noise counts as idle; a GPU that reports neither utilisation nor power does not."""
-    assert idle(card(utilization=0.04, watts=73))
-    assert idle(card(utilization=None, watts=12.0, watts_before=7.0))
-    assert not idle(card(utilization=0.0, watts=100))
-    assert not idle(card(utilization=None, watts=None))
+    assert is_idle(card(utilization=0.04, watts=73))
+    assert is_idle(card(utilization=None, watts=12.0, watts_before=7.0))
+    assert not is_idle(card(utilization=0.0, watts=100))
+    assert not is_idle(card(utilization=None, watts=None))
 
 
 def test_the_reason_names_the_gpus_and_the_runner() -> None:
     """By the index that `gpus` lists, which need not be the position."""
     evidence = Evidence(
-        cards=(busy(card=gpu_stage.card(4), processes={RUNNER: GIB}), busy(card=gpu_stage.card(6), processes={})),
+        cards=(
+            busy(card=recorded_gpus.card(4), processes={RUNNER: GIB}),
+            busy(card=recorded_gpus.card(6), processes={}),
+        ),
         runners={RUNNER: MODEL},
     )
     reason = attribute(evidence, probed_model()).reason
@@ -260,7 +263,7 @@ def observed(noise: Random, system: System) -> Evidence:
         shares = {pid: noise.uniform(0.05, 0.9) for pid in pids if noise.random() < 0.7}
         cards.append(
             card(
-                card=gpu_stage.card(number),
+                card=recorded_gpus.card(number),
                 seconds=seconds,
                 utilization=during,
                 utilization_before=before,

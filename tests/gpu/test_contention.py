@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from support.gpu_stage import MODEL, OTHER_MODEL, card
+from support.recorded_gpus import MODEL, OTHER_MODEL, card
 
 from exporter.gpu.contention import contention
 from exporter.gpu.evidence import CardEvidence, Evidence

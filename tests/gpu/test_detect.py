@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from support.gpu_stage import H100, Stage
 from support.other_vendor import NAME, OtherReader
+from support.recorded_gpus import H100, Machine
 
 from exporter.gpu import detect
 from exporter.gpu.base import GpuReader, Opener, ReaderUnavailableError
@@ -18,12 +18,12 @@ from exporter.gpu.nvidia import NvidiaReader
 
 
 def unavailable() -> GpuReader:
-    """Fail as where there is no driver."""
+    """Fail as if there were no driver."""
     raise ReaderUnavailableError("no driver")
 
 
 def broken() -> GpuReader:
-    """Fail with an error that no one expects."""
+    """Fail with an unexpected error."""
     raise OSError("wrong ELF class")
 
 
@@ -45,8 +45,8 @@ async def test_without_a_library_the_monitor_has_no_gpus(opener: Opener, caplog:
 
 async def test_gpus_of_two_vendors(caplog: pytest.LogCaptureFixture) -> None:
     """Both are found, and a third vendor's missing library prevents neither."""
-    stage = Stage("nvml-2xh100.json")
-    openers = {"X": unavailable, "NVIDIA": lambda: NvidiaReader(stage.replay), "AMD": OtherReader}
+    machine = Machine("nvml-2xh100.json")
+    openers = {"X": unavailable, "NVIDIA": lambda: NvidiaReader(machine.replay), "AMD": OtherReader}
     with caplog.at_level(logging.INFO):
         monitor = await open_gpu_monitor(openers)
     assert [(card.index, card.name) for card in monitor.cards()] == [(0, H100), (1, H100), (2, NAME)]
@@ -56,7 +56,7 @@ async def test_gpus_of_two_vendors(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_driver_that_hangs_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is given up after the time limit, and the others are opened meanwhile."""
+    """After the time limit it is ignored. The others are opened at the same time."""
     monkeypatch.setattr(detect, "OPEN_SECONDS", 0.1)
     released = threading.Event()
 
@@ -71,7 +71,7 @@ async def test_a_driver_that_hangs_delays_no_other(monkeypatch: pytest.MonkeyPat
 
 
 async def test_this_machine() -> None:
-    """The real openers either find GPUs or do not; every GPU is of a vendor that has an opener."""
+    """The real openers raise nothing, with or without GPUs. Every GPU is of a vendor that has an opener."""
     monitor = await open_gpu_monitor()
     assert {card.vendor for card in monitor.cards()} <= set(OPENERS)
     await monitor.close()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.gpu_stage import card
+from support.recorded_gpus import card
 
 from exporter.gpu.base import Counters, Sample
 from exporter.gpu.evidence import CardEvidence, gpu_state, power_integral

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from support.gpu_stage import card, probed_model
+from support.recorded_gpus import card, probed_model
 
 from exporter.gpu.attribution import Attribution
-from exporter.gpu.labels import AttributionHistory, choose_label, product, reported_label
+from exporter.gpu.labels import AttributionHistory, choose_label, join_products, reported_label
 from exporter.reading import CPU, UNKNOWN
 
 KEY = probed_model().key
@@ -31,7 +31,7 @@ UNDETERMINED = Attribution(cards=None, reason="Because.")
 )
 def test_products(names: list[str], label: str) -> None:
     """A short label, however many GPUs a model spans."""
-    assert product(names) == label
+    assert join_products(names) == label
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pynvml
 import pytest
-from support.gpu_stage import H100, MODEL, OTHER_MODEL, Stage, fails, probed_model
+from support.recorded_gpus import H100, MODEL, OTHER_MODEL, Machine, fails, probed_model
 
 from exporter.gpu.base import Sample
 from exporter.gpu.monitor import GpuMonitor
@@ -23,19 +23,19 @@ GB = 10**9
 
 
 @pytest.fixture
-def one() -> Stage:
+def one() -> Machine:
     """One H100."""
-    return Stage("nvml-h100.json")
+    return Machine("nvml-h100.json")
 
 
 @pytest.fixture
-def two() -> Stage:
+def two() -> Machine:
     """Two H100s."""
-    return Stage("nvml-2xh100.json")
+    return Machine("nvml-2xh100.json")
 
 
 @pytest.fixture
-async def monitor(one: Stage) -> AsyncIterator[GpuMonitor]:
+async def monitor(one: Machine) -> AsyncIterator[GpuMonitor]:
     """A monitor of the one H100."""
     monitor = one.open()
     yield monitor
@@ -43,14 +43,14 @@ async def monitor(one: Stage) -> AsyncIterator[GpuMonitor]:
 
 
 @pytest.fixture
-async def monitor_of_two(two: Stage) -> AsyncIterator[GpuMonitor]:
+async def monitor_of_two(two: Machine) -> AsyncIterator[GpuMonitor]:
     """A monitor of the two H100s."""
     monitor = two.open()
     yield monitor
     await monitor.close()
 
 
-async def test_alone_on_one_gpu(one: Stage, monitor: GpuMonitor) -> None:
+async def test_alone_on_one_gpu(one: Machine, monitor: GpuMonitor) -> None:
     """The GPU with the runner's pid, its state from the first token to the last, and no contention."""
     observation = await one.probe(monitor, "alone")
     assert (observation.label, observation.uuids) == (H100, (monitor.cards()[0].uuid,))
@@ -74,7 +74,7 @@ async def test_alone_on_one_gpu(one: Stage, monitor: GpuMonitor) -> None:
 
 async def test_a_hot_gpu() -> None:
     """Thermal slowdown and the power cap each by their own counter; a reason without a counter by the samples."""
-    hot = Stage("nvml-h100-hot.json")
+    hot = Machine("nvml-h100-hot.json")
     monitor = hot.open()
     state = (await hot.probe(monitor, "alone")).state
     await monitor.close()
@@ -93,13 +93,13 @@ async def test_a_hot_gpu() -> None:
     ("scene", "contended"),
     [("beside_foreign", {"model": False, "gpu": True}), ("beside_model", {"model": True, "gpu": False})],
 )
-async def test_contention(one: Stage, monitor: GpuMonitor, scene: str, contended: dict[str, bool]) -> None:
+async def test_contention(one: Machine, monitor: GpuMonitor, scene: str, contended: dict[str, bool]) -> None:
     """Another program on the GPU is `gpu`, another Ollama runner is `model`."""
     observation = await one.probe(monitor, scene)
     assert (observation.label, observation.contended) == (H100, contended)
 
 
-async def test_a_model_on_two_gpus(two: Stage, monitor_of_two: GpuMonitor) -> None:
+async def test_a_model_on_two_gpus(two: Machine, monitor_of_two: GpuMonitor) -> None:
     """`2x NAME`, the sum of the power, the bandwidth of one GPU."""
     observation = await two.probe(monitor_of_two, "two_cards")
     assert observation.label == f"2x {H100}"
@@ -112,7 +112,7 @@ async def test_a_model_on_two_gpus(two: Stage, monitor_of_two: GpuMonitor) -> No
     assert observation.state.utilization_ratio == pytest.approx(0.49, abs=0.05)
 
 
-async def test_a_program_on_another_gpu_is_no_contention(two: Stage, monitor_of_two: GpuMonitor) -> None:
+async def test_a_program_on_another_gpu_is_no_contention(two: Machine, monitor_of_two: GpuMonitor) -> None:
     """Of two equal GPUs only the runner's counts."""
     observation = await two.probe(monitor_of_two, "foreign_on_other_card", probed_model(blob=OTHER_MODEL))
     assert (observation.label, observation.uuids) == (H100, (monitor_of_two.cards()[0].uuid,))
@@ -123,7 +123,7 @@ async def test_a_program_on_another_gpu_is_no_contention(two: Stage, monitor_of_
 @pytest.mark.parametrize("scene", ["cpu_idle", "cpu_beside_foreign"])
 @pytest.mark.parametrize("configured", [None, "my card"])
 async def test_a_runner_on_no_gpu_is_on_the_cpu(
-    one: Stage, monitor: GpuMonitor, size_vram: int | None, scene: str, configured: str | None
+    one: Machine, monitor: GpuMonitor, size_vram: int | None, scene: str, configured: str | None
 ) -> None:
     """Whatever `/api/ps` reports, the configuration says, or other programs do on the GPU."""
     model = probed_model(blob=OTHER_MODEL, size_vram_bytes=size_vram, configured=configured)
@@ -131,38 +131,40 @@ async def test_a_runner_on_no_gpu_is_on_the_cpu(
 
 
 @pytest.mark.parametrize("size_vram", [0, 8 * GB], ids=["right", "wrong"])
-async def test_where_pids_do_not_match_idle_gpus_mean_the_cpu(one: Stage, monitor: GpuMonitor, size_vram: int) -> None:
+async def test_where_pids_do_not_match_idle_gpus_mean_the_cpu(
+    one: Machine, monitor: GpuMonitor, size_vram: int
+) -> None:
     """In a container, a GPU that stayed idle is evidence enough."""
     model = probed_model(blob=OTHER_MODEL, size_vram_bytes=size_vram)
     assert (await one.probe(monitor, "cpu_idle", model, processes=False)).label == CPU
 
 
-async def test_a_configured_label_names_the_observed_gpus(two: Stage, monitor_of_two: GpuMonitor) -> None:
+async def test_a_configured_label_names_the_observed_gpus(two: Machine, monitor_of_two: GpuMonitor) -> None:
     """The label is the configured one, the uuids are those of the GPUs that ran the model."""
     observation = await two.probe(monitor_of_two, "two_cards", probed_model(configured="both H100s"))
     assert (observation.label, len(observation.uuids)) == ("both H100s", 2)
 
 
-async def test_where_pids_do_not_match_active_gpus_count(two: Stage, monitor_of_two: GpuMonitor) -> None:
+async def test_where_pids_do_not_match_active_gpus_count(two: Machine, monitor_of_two: GpuMonitor) -> None:
     """In a container, one busy pid on each GPU is the model's own runner."""
     model = probed_model(size_vram_bytes=5 * GB)
     observation = await two.probe(monitor_of_two, "two_cards", model, processes=False)
     assert (observation.label, observation.contended) == (f"2x {H100}", ALONE)
 
 
-async def test_where_pids_do_not_match_active_gpus_need_enough_memory(two: Stage, monitor_of_two: GpuMonitor) -> None:
+async def test_where_pids_do_not_match_active_gpus_need_enough_memory(two: Machine, monitor_of_two: GpuMonitor) -> None:
     """GPUs that cannot hold the model did other work."""
     model = probed_model(size_vram_bytes=40 * GB)
     observation = await two.probe(monitor_of_two, "two_cards", model, processes=False)
     assert (observation.label, observation.uuids) == (UNKNOWN, ())
 
 
-async def test_where_pids_do_not_match_two_busy_processes_are_contention(one: Stage, monitor: GpuMonitor) -> None:
+async def test_where_pids_do_not_match_two_busy_processes_are_contention(one: Machine, monitor: GpuMonitor) -> None:
     """One of two busy pids is not the model's runner; which kind of program it is, is unknown."""
     assert (await one.probe(monitor, "beside_foreign", processes=False)).contended == {"gpu": True}
 
 
-async def test_a_container_in_which_only_the_process_list_is_translated(one: Stage, monitor: GpuMonitor) -> None:
+async def test_a_container_in_which_only_the_process_list_is_translated(one: Machine, monitor: GpuMonitor) -> None:
     """Recent drivers list the container's pids but report shares by the host's: the runner is still alone."""
     one.replay.changes["nvmlDeviceGetComputeRunningProcesses"] = lambda _: [{"pid": 7, "usedGpuMemory": 0}]
     one.command_lines[7] = ("ollama", "runner", "--model", f"/blobs/sha256-{MODEL}")
@@ -170,7 +172,7 @@ async def test_a_container_in_which_only_the_process_list_is_translated(one: Sta
     assert (observation.label, observation.contended) == (H100, ALONE)
 
 
-async def test_a_gpu_that_is_lost_during_a_probe(one: Stage, monitor: GpuMonitor) -> None:
+async def test_a_gpu_that_is_lost_during_a_probe(one: Machine, monitor: GpuMonitor) -> None:
     """The observation has no state, the probe does not fail, and the label stays."""
     assert (await one.probe(monitor, "alone")).state is not None
     observation = await one.probe(monitor, "alone", midway=one.lose_gpus)
@@ -179,7 +181,7 @@ async def test_a_gpu_that_is_lost_during_a_probe(one: Stage, monitor: GpuMonitor
     assert (observation.label, observation.state, observation.contended) == (H100, None, {})
 
 
-async def test_a_gpu_without_an_energy_counter(one: Stage, monitor: GpuMonitor) -> None:
+async def test_a_gpu_without_an_energy_counter(one: Machine, monitor: GpuMonitor) -> None:
     """The integral of the sampled power is close to what the counter reports."""
     by_counter = (await one.probe(monitor, "alone")).state
     one.replay.changes["nvmlDeviceGetFieldValues"] = lambda fields: [
@@ -193,7 +195,7 @@ async def test_a_gpu_without_an_energy_counter(one: Stage, monitor: GpuMonitor) 
     assert by_samples.energy_joules == pytest.approx(by_counter.energy_joules, rel=0.08)
 
 
-async def test_an_old_gpu_without_counters(one: Stage, monitor: GpuMonitor) -> None:
+async def test_an_old_gpu_without_counters(one: Machine, monitor: GpuMonitor) -> None:
     """Power is the mean of the samples, and throttling is the share of the samples that report it."""
     one.replay.changes["nvmlDeviceGetFieldValues"] = NOT_SUPPORTED
     one.replay.changes["nvmlDeviceGetTotalEnergyConsumption"] = NOT_SUPPORTED
@@ -204,7 +206,7 @@ async def test_an_old_gpu_without_counters(one: Stage, monitor: GpuMonitor) -> N
     assert 0.5 < state.throttled_ratio[ThrottleReason.SW_POWER_CAP] <= 1
 
 
-async def test_a_gpu_that_reports_neither_memory_nor_processes(one: Stage, monitor: GpuMonitor) -> None:
+async def test_a_gpu_that_reports_neither_memory_nor_processes(one: Machine, monitor: GpuMonitor) -> None:
     """What is missing is absent, and the only GPU is still the label."""
     for name in ("MemoryInfo", "ComputeRunningProcesses", "ProcessUtilization", "Temperature"):
         one.replay.changes[f"nvmlDeviceGet{name}"] = NOT_SUPPORTED
@@ -216,7 +218,7 @@ async def test_a_gpu_that_reports_neither_memory_nor_processes(one: Stage, monit
 
 
 @pytest.mark.parametrize("bad", [-1, float("nan")])
-async def test_numbers_that_are_not_valid_fail_no_probe(one: Stage, monitor: GpuMonitor, bad: float) -> None:
+async def test_numbers_that_are_not_valid_fail_no_probe(one: Machine, monitor: GpuMonitor, bad: float) -> None:
     """The observation lacks what NVML reports wrongly, and has the rest."""
     one.replay.changes["nvmlDeviceGetTemperature"] = lambda _: bad
     one.replay.changes["nvmlDeviceGetFieldValues"] = lambda fields: [
@@ -232,7 +234,7 @@ async def test_numbers_that_are_not_valid_fail_no_probe(one: Stage, monitor: Gpu
     assert observation.state.clock_hertz is not None
 
 
-async def test_a_partitioned_gpu_is_unknown(one: Stage) -> None:
+async def test_a_partitioned_gpu_is_unknown(one: Machine) -> None:
     """MIG: which of its partitions ran the model is not known, unless the label is configured."""
     one.replay.changes["nvmlDeviceGetMigMode"] = lambda _: [1, 1]
     monitor = one.open()
@@ -243,7 +245,7 @@ async def test_a_partitioned_gpu_is_unknown(one: Stage) -> None:
 
 
 @pytest.mark.parametrize(("with_gpu", "local"), [(True, False), (False, True), (False, False)])
-async def test_where_no_gpu_can_be_read(one: Stage, with_gpu: bool, local: bool) -> None:
+async def test_where_no_gpu_can_be_read(one: Machine, with_gpu: bool, local: bool) -> None:
     """On a machine without GPUs, and for servers elsewhere, only the label is known, and no library is called."""
     monitor = one.open() if with_gpu else GpuMonitor()
     threads = threading.active_count()
@@ -260,7 +262,7 @@ async def test_where_no_gpu_can_be_read(one: Stage, with_gpu: bool, local: bool)
 
 
 async def test_a_change_of_the_label_is_logged_once(
-    one: Stage, monitor: GpuMonitor, caplog: pytest.LogCaptureFixture
+    one: Machine, monitor: GpuMonitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With the model, the label and the reason."""
     with caplog.at_level(logging.INFO):
@@ -272,7 +274,7 @@ async def test_a_change_of_the_label_is_logged_once(
     assert f"pid {one.runner('alone')}" in fields["reason"]
 
 
-async def test_a_forgotten_model_starts_again(two: Stage, monitor_of_two: GpuMonitor) -> None:
+async def test_a_forgotten_model_starts_again(two: Machine, monitor_of_two: GpuMonitor) -> None:
     """What is stored of a model ends with it."""
     model = probed_model()
     await two.probe(monitor_of_two, "two_cards", model)
@@ -282,7 +284,7 @@ async def test_a_forgotten_model_starts_again(two: Stage, monitor_of_two: GpuMon
     assert (await two.probe(monitor_of_two, "two_cards", model)).label == UNKNOWN
 
 
-async def test_explain(one: Stage, monitor: GpuMonitor) -> None:
+async def test_explain(one: Machine, monitor: GpuMonitor) -> None:
     """The label by what is on the GPUs now, without a probe, and why."""
     one.play("alone")
     choice = await monitor.explain(probed_model())
@@ -295,15 +297,15 @@ async def test_explain(one: Stage, monitor: GpuMonitor) -> None:
     assert (await monitor.explain(probed_model(blob=OTHER_MODEL))).label == CPU
 
 
-async def test_gpus_are_sampled_only_during_probes(one: Stage) -> None:
+async def test_gpus_are_sampled_only_during_probes(one: Machine) -> None:
     """Sampling goes on while a probe is observed, and ends with it, finished or abandoned."""
-    asked = 0
+    reads = 0
     enough = threading.Event()
 
     def count(answer: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        if asked > 5:
+        nonlocal reads
+        reads += 1
+        if reads > 5:
             enough.set()
         return answer
 
@@ -311,7 +313,7 @@ async def test_gpus_are_sampled_only_during_probes(one: Stage) -> None:
     monitor = one.open(sample_seconds=0.0)
     one.play("alone")
     for end in ("abandon", "finish"):
-        asked = 0
+        reads = 0
         enough.clear()
         watch = await monitor.watch(probed_model())
         watch.first_token()
@@ -322,14 +324,14 @@ async def test_gpus_are_sampled_only_during_probes(one: Stage) -> None:
             await watch.finish()
         assert monitor._sampling is not None
         await asyncio.wait_for(monitor._sampling, 30)
-        before = asked
+        before = reads
         await asyncio.wrap_future(monitor._worker.submit(lambda: None))
-        assert asked == before
+        assert reads == before
     await monitor.close()
 
 
-async def test_sampling_ends_when_a_library_fails(one: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    """It is not asked again during this probe, and the error is logged once; the next probe samples again."""
+async def test_sampling_ends_when_a_library_fails(one: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """The library is not called again during this probe, and the error is logged once; the next probe samples again."""
     monitor = one.open(sample_seconds=0.0)
     one.play("alone")
     watch = await monitor.watch(probed_model())
@@ -344,7 +346,7 @@ async def test_sampling_ends_when_a_library_fails(one: Stage, caplog: pytest.Log
     await monitor.close()
 
 
-async def test_closing_during_a_probe(one: Stage) -> None:
+async def test_closing_during_a_probe(one: Machine) -> None:
     """Sampling ends and NVML is shut down."""
     shut: list[None] = []
     one.replay.changes["nvmlShutdown"] = shut.append

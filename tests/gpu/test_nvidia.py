@@ -9,7 +9,7 @@ from typing import Any
 
 import pynvml
 import pytest
-from support.gpu_stage import H100, Stage, fails
+from support.recorded_gpus import H100, Machine, fails
 
 from exporter.gpu.base import CardReader, ReaderUnavailableError
 from exporter.gpu.nvidia import NvidiaReader, open_reader
@@ -19,32 +19,32 @@ NOT_SUPPORTED = fails(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 
 @pytest.fixture
-def one() -> Stage:
+def one() -> Machine:
     """One H100."""
-    return Stage("nvml-h100.json")
+    return Machine("nvml-h100.json")
 
 
 @pytest.fixture
-def two() -> Stage:
+def two() -> Machine:
     """Two H100s."""
-    return Stage("nvml-2xh100.json")
+    return Machine("nvml-2xh100.json")
 
 
-def reader(stage: Stage) -> CardReader:
+def reader(machine: Machine) -> CardReader:
     """Return a reader of a machine's first GPU, while it generates."""
-    stage.play("alone")
-    return NvidiaReader(stage.replay).cards[0]
+    machine.play("alone")
+    return NvidiaReader(machine.replay).cards[0]
 
 
 @pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
-def test_a_driver_that_refuses_is_unavailable(one: Stage, code: int) -> None:
+def test_a_driver_that_refuses_is_unavailable(one: Machine, code: int) -> None:
     """The error contains NVML's own message."""
     one.replay.changes["nvmlInit"] = fails(code)
     with pytest.raises(ReaderUnavailableError, match=str(pynvml.NVMLError(code))):
         NvidiaReader(one.replay)
 
 
-def test_without_permission_for_any_gpu_the_reader_is_unavailable(two: Stage) -> None:
+def test_without_permission_for_any_gpu_the_reader_is_unavailable(two: Machine) -> None:
     """As in a container without devices: NVML is shut down again."""
     shut: list[None] = []
     two.replay.changes["nvmlDeviceGetHandleByIndex"] = fails(pynvml.NVML_ERROR_NO_PERMISSION)
@@ -54,7 +54,7 @@ def test_without_permission_for_any_gpu_the_reader_is_unavailable(two: Stage) ->
     assert shut == [None]
 
 
-def test_an_unexpected_error_shuts_nvml_down(one: Stage) -> None:
+def test_an_unexpected_error_shuts_nvml_down(one: Machine) -> None:
     """It is passed on: `detect` logs it."""
     shut: list[None] = []
     one.replay.changes["nvmlDeviceGetPciInfo"] = lambda _: {"unexpected": 0}
@@ -71,7 +71,7 @@ def test_without_the_library_the_reader_is_unavailable(monkeypatch: pytest.Monke
         open_reader()
 
 
-def test_what_identifies_a_gpu(one: Stage, two: Stage) -> None:
+def test_what_identifies_a_gpu(one: Machine, two: Machine) -> None:
     """Its name, its uuid as NVML reports it, PCI address, driver, clock and bandwidth; its index with two GPUs."""
     card = NvidiaReader(one.replay).cards[0].card
     assert (card.name, card.vendor, card.driver_version) == (H100, "NVIDIA", "580.159.04")
@@ -85,7 +85,7 @@ def test_what_identifies_a_gpu(one: Stage, two: Stage) -> None:
     assert len({card.uuid for card in cards}) == 2
 
 
-def test_mig_mode_is_a_partitioned_gpu(one: Stage) -> None:
+def test_mig_mode_is_a_partitioned_gpu(one: Machine) -> None:
     """NVML reports the current and the pending mode."""
     one.replay.changes["nvmlDeviceGetMigMode"] = lambda _: [1, 0]
     assert NvidiaReader(one.replay).cards[0].card.partitioned
@@ -101,13 +101,13 @@ def test_mig_mode_is_a_partitioned_gpu(one: Stage) -> None:
         (0x1 | 0x2 | 0x10 | 0x100, set()),
     ],
 )
-def test_clock_event_reasons(one: Stage, bits: int, reasons: set[ThrottleReason]) -> None:
-    """Bits that do not mean a reduced clock, such as idle (0x1), are no throttle reason."""
+def test_clock_event_reasons(one: Machine, bits: int, reasons: set[ThrottleReason]) -> None:
+    """Bits that do not mean a reduced clock, such as idle (0x1), are not throttle reasons."""
     one.replay.changes["nvmlDeviceGetCurrentClocksEventReasons"] = lambda _: bits
     assert set(reader(one).sample(0.0).throttled or ()) == reasons
 
 
-def test_units(one: Stage) -> None:
+def test_units(one: Machine) -> None:
     """NVML reports percent, MHz, milliwatts, millijoules and nanoseconds."""
     one.replay.changes["nvmlDeviceGetUtilizationRates"] = lambda _: {"gpu": 57}
     one.replay.changes["nvmlDeviceGetClockInfo"] = lambda _: 1665
@@ -126,7 +126,7 @@ def test_units(one: Stage) -> None:
     assert counters.throttled_seconds == {ThrottleReason.SW_POWER_CAP: 2.0}
 
 
-def test_without_fields_energy_and_power_have_their_own_calls(one: Stage) -> None:
+def test_without_fields_energy_and_power_have_their_own_calls(one: Machine) -> None:
     """Old GPUs report no field values."""
     one.replay.changes["nvmlDeviceGetFieldValues"] = NOT_SUPPORTED
     one.replay.changes["nvmlDeviceGetTotalEnergyConsumption"] = lambda _: 3000
@@ -142,7 +142,7 @@ def field_values(value: float) -> list[Mapping[str, Any]]:
 
 
 @pytest.mark.parametrize("bad", [-1, -0.5, math.nan, math.inf])
-def test_numbers_that_are_negative_or_not_finite_are_unknown(one: Stage, bad: float) -> None:
+def test_numbers_that_are_negative_or_not_finite_are_unknown(one: Machine, bad: float) -> None:
     """Whatever NVML answers, no value, no counter and no property of a GPU is such a number."""
     changes = one.replay.changes
     changes["nvmlDeviceGetUtilizationRates"] = lambda _: {"gpu": bad}
@@ -163,7 +163,7 @@ def test_numbers_that_are_negative_or_not_finite_are_unknown(one: Stage, bad: fl
     assert card.memory_used() is None
 
 
-def test_what_is_not_supported_is_unknown(one: Stage) -> None:
+def test_what_is_not_supported_is_unknown(one: Machine) -> None:
     """No method raises, and nothing is invented."""
     card = reader(one)
     for name in dir(pynvml):
@@ -173,13 +173,13 @@ def test_what_is_not_supported_is_unknown(one: Stage) -> None:
     assert (card.processes(), card.shares(0.0), card.memory_used()) == (None, None, None)
 
 
-def test_no_new_shares_are_empty(one: Stage) -> None:
+def test_no_new_shares_are_empty(one: Machine) -> None:
     """NVML answers "not found" if no process used the GPU since then."""
     one.replay.changes["nvmlDeviceGetProcessUtilization"] = fails(pynvml.NVML_ERROR_NOT_FOUND)
     assert reader(one).shares(0.0) == {}
 
 
-def test_graphics_processes_are_listed_too(one: Stage) -> None:
+def test_graphics_processes_are_listed_too(one: Machine) -> None:
     """A Vulkan runner is among them."""
     one.replay.changes["nvmlDeviceGetComputeRunningProcesses"] = lambda _: [{"pid": 1, "usedGpuMemory": 5}]
     one.replay.changes["nvmlDeviceGetGraphicsRunningProcesses"] = lambda _: [{"pid": 2, "usedGpuMemory": 6}]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.gpu_stage import MODEL
+from support.recorded_gpus import MODEL
 
 from exporter.gpu.processes import MACHINE_NAMESPACE, CommandLine, Processes, model_digest
 

@@ -1,4 +1,4 @@
-"""What a recording asks of a GPU and when, with a made-up GPU that two processes use."""
+"""What a recording reads from a GPU and when, with a simulated GPU that two processes use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
-from support.gpu_stage import CONTAINER, MODEL, OTHER_MODEL, card
+from support.recorded_gpus import CONTAINER, MODEL, OTHER_MODEL, card
 
 from exporter.gpu.base import Card, Counters, Sample
 from exporter.gpu.evidence import CardEvidence, Evidence
@@ -25,8 +25,8 @@ class Gpu:
     busy: dict[int, tuple[float, float]] = field(default_factory=dict)
     """By pid: from when to when it used all of the GPU."""
     ended: set[int] = field(default_factory=set)
-    asked: list[tuple[float, float]] = field(default_factory=list)
-    """When shares were asked for, and since when."""
+    share_reads: list[tuple[float, float]] = field(default_factory=list)
+    """When shares were read, and since when."""
     card: Card = field(default_factory=card)
 
     def sample(self, at: float) -> Sample:
@@ -43,7 +43,7 @@ class Gpu:
 
     def shares(self, since: float) -> Mapping[int, float]:
         """Return the mean share of each running process over the periods that ended after `since`."""
-        self.asked.append((round(self.now - START, 3), round(since - START, 3)))
+        self.share_reads.append((round(self.now - START, 3), round(since - START, 3)))
         ends = [START + 0.2 * step for step in range(-10, 1000) if since < START + 0.2 * step <= self.now]
         shares = {
             pid: sum(begin < end - 0.1 < finish for end in ends) / max(1, len(ends))
@@ -82,18 +82,18 @@ def recorded(gpu: Gpu, seconds: float, ends: Mapping[int, float] | None = None) 
 
 
 def test_shares_are_means_over_the_whole_probe() -> None:
-    """However often they were asked for, half of the time is half."""
+    """The mean does not depend on how often the shares were read."""
     shares = recorded(Gpu(busy={1: (0, 2000), 2: (1002.5, 1005.0)}), 5.0).shares
     assert shares is not None
     assert shares[1] == pytest.approx(1, abs=0.01)
     assert shares[2] == pytest.approx(2.5 / 4.75, abs=0.06)
 
 
-def test_shares_are_asked_for_every_two_seconds() -> None:
-    """Each time since the time before, starting with the first period that began within the probe."""
+def test_shares_are_read_every_two_seconds() -> None:
+    """Each reading covers the time since the previous one. The first covers periods that began within the probe."""
     gpu = Gpu(busy={1: (0, 2000)})
     recorded(gpu, 5.0)
-    assert gpu.asked == [(2.25, 0.25), (4.25, 2.25), (5.0, 4.25)]
+    assert gpu.share_reads == [(2.25, 0.25), (4.25, 2.25), (5.0, 4.25)]
 
 
 def test_work_before_the_probe_is_not_counted() -> None:
@@ -113,7 +113,7 @@ def test_a_process_that_ended_is_kept() -> None:
     assert evidence.processes == {1: 1, 2: 2}
 
 
-def test_no_shares_over_a_short_time_are_no_evidence() -> None:
+def test_no_shares_over_a_short_time_prove_nothing() -> None:
     """Only after half a second do empty shares mean that no process used the GPU."""
     assert recorded(Gpu(), 0.2).shares is None
     assert recorded(Gpu(), 0.6).shares is None

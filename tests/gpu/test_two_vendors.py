@@ -1,20 +1,20 @@
-"""The monitor with a second vendor's GPU and recorded NVIDIA ones: all it takes is tests/support/other_vendor.py."""
+"""The monitor with recorded NVIDIA GPUs and one of another vendor, whose only code is tests/support/other_vendor.py."""
 
 from __future__ import annotations
 
 import pytest
-from support.gpu_stage import H100, Stage, probed_model
 from support.other_vendor import NAME, OtherCardReader, OtherReader
+from support.recorded_gpus import H100, Machine, probed_model
 
 
 @pytest.fixture
-def one() -> Stage:
+def one() -> Machine:
     """One H100."""
-    return Stage("nvml-h100.json")
+    return Machine("nvml-h100.json")
 
 
-async def test_gpus_of_two_vendors(one: Stage) -> None:
-    """Both are listed with indexes of their own, and a model gets the label of the one that it runs on."""
+async def test_gpus_of_two_vendors(one: Machine) -> None:
+    """Both are listed with different indexes, and a model gets the label of the one that it runs on."""
     other = OtherCardReader(pids={77: 8 * 2**30})
     reader = OtherReader((other,))
     monitor = one.open(reader)
@@ -42,7 +42,7 @@ async def test_gpus_of_two_vendors(one: Stage) -> None:
     assert reader.closed
 
 
-async def test_a_model_on_gpus_of_two_vendors(one: Stage) -> None:
+async def test_a_model_on_gpus_of_two_vendors(one: Machine) -> None:
     """The label has both, the energy is summed, and there is no common peak bandwidth."""
     monitor = one.open(OtherReader((OtherCardReader(pids={one.runner("alone"): 8 * 2**30}),)))
     nvidia_only = one.open()
@@ -58,7 +58,7 @@ async def test_a_model_on_gpus_of_two_vendors(one: Stage) -> None:
     await monitor.close()
 
 
-async def test_with_two_vendors_activity_decides_where_pids_do_not_match(one: Stage) -> None:
+async def test_with_two_vendors_activity_decides_where_pids_do_not_match(one: Machine) -> None:
     """Only the other vendor's GPU became active."""
     monitor = one.open(OtherReader((OtherCardReader(pids={500: None}),)))
     observation = await one.probe(monitor, "cpu_idle", probed_model(size_vram_bytes=8 * 10**9), processes=False)
@@ -68,9 +68,9 @@ async def test_with_two_vendors_activity_decides_where_pids_do_not_match(one: St
 
 async def test_a_reader_that_lets_a_bad_number_through_fails_no_probe(caplog: pytest.LogCaptureFixture) -> None:
     """The error is logged, and the observation has no state."""
-    stage = Stage("nvml-h100.json")
-    monitor = stage.open(OtherReader((OtherCardReader(watts=-5.0, pids={1: None}),)))
-    observation = await stage.probe(monitor, "alone")
+    machine = Machine("nvml-h100.json")
+    monitor = machine.open(OtherReader((OtherCardReader(watts=-5.0, pids={1: None}),)))
+    observation = await machine.probe(monitor, "alone")
     assert observation.state is None
     assert "Sample.power_watts is -5.0" in caplog.text
     await monitor.close()

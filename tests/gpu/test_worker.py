@@ -8,20 +8,20 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.gpu_stage import H100, Stage
+from support.recorded_gpus import H100, Machine
 
 from exporter.gpu.monitor import GpuMonitor
 from exporter.gpu.worker import Worker
 
 
 @pytest.fixture
-def one() -> Stage:
+def one() -> Machine:
     """One H100."""
-    return Stage("nvml-h100.json")
+    return Machine("nvml-h100.json")
 
 
 @pytest.fixture
-async def monitor(one: Stage) -> AsyncIterator[GpuMonitor]:
+async def monitor(one: Machine) -> AsyncIterator[GpuMonitor]:
     """A monitor of the one H100."""
     monitor = one.open()
     yield monitor
@@ -29,7 +29,7 @@ async def monitor(one: Stage) -> AsyncIterator[GpuMonitor]:
 
 
 async def test_a_library_that_hangs_delays_one_probe(
-    one: Stage, monitor: GpuMonitor, caplog: pytest.LogCaptureFixture
+    one: Machine, monitor: GpuMonitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A probe waits for it once; later probes do not wait until it answers again. The label stays."""
     assert (await one.probe(monitor, "alone")).state is not None
@@ -52,7 +52,7 @@ async def test_a_library_that_hangs_delays_one_probe(
 
 
 async def test_a_library_that_fails_fails_no_probe(
-    one: Stage, monitor: GpuMonitor, caplog: pytest.LogCaptureFixture
+    one: Machine, monitor: GpuMonitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Even an error that NVML does not define leaves an observation, and its traceback in the log."""
 
@@ -74,8 +74,8 @@ async def test_a_posted_call_that_fails_is_logged(caplog: pytest.LogCaptureFixtu
     worker.close()
 
 
-async def test_a_worker_without_work_has_no_thread() -> None:
-    """A machine without GPUs does not pay for one; closing it is possible all the same."""
+async def test_the_thread_starts_with_the_first_call() -> None:
+    """A machine without GPUs has no such thread, and the worker can be closed."""
     before = threading.active_count()
     worker = Worker()
     worker.close()

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from support.gpu_stage import MODEL, probed_model
 from support.nvml_recording import Recorder
+from support.recorded_gpus import MODEL, probed_model
 
 from exporter.gpu.monitor import GpuMonitor
 from exporter.plan import ModelKey

@@ -13,7 +13,7 @@ CARD = Card(uuid="f00d", name=NAME, index=0, pci_bus_id="0000:0c:00.0", vendor="
 
 @dataclass
 class OtherCardReader:
-    """A GPU that works in each sample after the first, and lists the processes that it is given."""
+    """A GPU that is idle in the first sample and busy in all others, with the given processes."""
 
     card: Card = CARD
     pids: Mapping[int, int | None] = field(default_factory=dict)
@@ -51,5 +51,5 @@ class OtherReader:
     closed: bool = False
 
     def close(self) -> None:
-        """Note that it was closed."""
+        """Record that it was closed."""
         self.closed = True

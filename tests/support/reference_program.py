@@ -1,4 +1,4 @@
-"""The program that the exporter grew from, to compare with. Run as it stands; OLLAMA_HOST says where Ollama is."""
+"""The reference program, unchanged, to compare the exporter with. OLLAMA_HOST is the address of Ollama."""
 # ruff: noqa: T201 - it prints its result
 
 import time

@@ -1,4 +1,4 @@
-"""A GPU monitor on recorded NVML answers, with a clock that is set by the test and recorded command lines."""
+"""Machines whose NVML answers and command lines were recorded, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODEL, OTHER_MODEL = "a" * 64, "b" * 64
 """The digests in the recordings' command lines."""
 H100 = "NVIDIA H100 80GB HBM3"
 NEVER = 3600.0
-"""Seconds between samples that the test did not ask for."""
+"""Seconds between two samples of the monitor itself, so that only the test takes samples."""
 CONTAINER = Path("/nowhere")
 """The namespace link of a process that is not in the machine's pid namespace."""
 
@@ -58,8 +58,8 @@ def fails(code: int) -> Callable[[Any], Any]:
 
 
 @dataclass
-class Stage:
-    """One recorded machine."""
+class Machine:
+    """One recorded machine. Its recording has a scene for each load that was observed."""
 
     recording: str
     now: float = 0.0
