@@ -1,4 +1,4 @@
-"""Slow, blocking work next to the event loop: imports, above all."""
+"""Calls of slow, blocking functions (above all imports) that do not block the event loop."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ T = TypeVar("T")
 
 
 async def run_in_daemon_thread(function: Callable[[], T], name: str) -> T:
-    """Call a function in a thread of its own and return its result or raise its exception.
+    """Call a function in its own thread and return its result or raise its exception.
 
-    Unlike the threads of `asyncio.to_thread`, this one does not delay the end of the program.
+    Unlike the threads of `asyncio.to_thread`, a daemon thread does not delay the end of the program.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
 
     def settle(set_result: Callable[[], None]) -> None:
-        if not result.done():  # cancelled meanwhile
+        if not result.done():  # the caller was cancelled
             set_result()
 
     def work() -> None:

@@ -4,7 +4,7 @@
   * SettingsError: the configuration cannot be used
   * ProbeError: a probe that gave no reading, with its `Failure`
 
-This is the one place where a reason, its label value and its text are written.
+Reasons, their label values and their texts are defined only here.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Reason(StrEnum):
     )
 
     remedy: str
-    """What to do about it, where nothing more specific is known. Text in backticks is code."""
+    """What to do about it, unless a more specific remedy is known. Text in backticks is code."""
 
     def __new__(cls, value: str, remedy: str) -> Self:
         """Return the member for a label value and its remedy."""
@@ -114,7 +114,7 @@ class SkipReason(StrEnum):
 
 
 class ExporterError(Exception):
-    """Base class of every error that this program raises on purpose."""
+    """Base class of all errors of this program that have a message for its user."""
 
 
 class SettingsError(ExporterError):
@@ -123,7 +123,7 @@ class SettingsError(ExporterError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a probe gave no reading, as log, status page and terminal show it. Secrets have been redacted."""
+    """Why a probe gave no reading, as shown in the log, on the status page and on the terminal. Without secrets."""
 
     reason: Reason
     detail: str
@@ -136,7 +136,7 @@ class ProbeError(ExporterError):
     """A probe that gave no reading."""
 
     def __init__(self, reason: Reason, detail: str, remedy: str | None = None) -> None:
-        """Create the error. Without `remedy` it has the reason's own."""
+        """Create the error. The default remedy is that of the reason."""
         self.failure = Failure(reason, detail, remedy or reason.remedy)
         super().__init__(f"{reason}: {detail}. {self.failure.remedy}")
 

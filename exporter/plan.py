@@ -1,4 +1,4 @@
-"""What is probed and how: the frozen configuration values, and the one normalisation of model names."""
+"""What is probed and how: the frozen configuration values, and the normalisation of model names."""
 
 from __future__ import annotations
 

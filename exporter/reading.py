@@ -34,12 +34,12 @@ def check_numbers(value: Any, *derived: str) -> None:
         numbers = content.values() if isinstance(content, Mapping) else (content,)
         for number in numbers:
             if isinstance(number, int | float) and not 0 <= number <= NUMBER_MAX:
-                shown = number if isinstance(number, float) or number.bit_length() < 64 else "a huge integer"  # noqa: PLR2004 - printable
+                shown = number if isinstance(number, float) or number.bit_length() < 64 else "a huge integer"  # noqa: PLR2004 - short enough to print
                 raise ValueError(f"{type(value).__name__}.{name} is {shown}, not a number from 0 to {NUMBER_MAX:g}")
 
 
 class ThrottleReason(StrEnum):
-    """Why a GPU ran below the clock it could have had: those of NVML's clock event reasons that reduce speed."""
+    """Why the clock of a GPU was reduced: those of NVML's clock event reasons that lower the clock."""
 
     SW_POWER_CAP = "sw_power_cap"
     SW_THERMAL = "sw_thermal"
@@ -76,7 +76,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
-    """Where the server's time went in the measured request, in seconds, from its own final chunk."""
+    """The server's time in the measured request by stage, in seconds, as reported in its final chunk."""
 
     queue_seconds: float
     load_seconds: float
@@ -90,7 +90,7 @@ class Stages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What one answer measured. None is what could not be known."""
+    """What one answer measured. None means unknown."""
 
     words: int | None
     """Whitespace-separated tokens of the answer, thinking included; None if a cut stream lost its thinking."""
@@ -123,7 +123,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuState:
-    """State of the GPU or GPUs between the first token and the last. None is what the GPU does not report.
+    """State of the GPU or GPUs between the first token and the last. None means that the GPU does not report it.
 
     For several GPUs: energy and power are summed, utilisation is the mean, clocks are the lowest, temperature and each
     throttled ratio are the highest.
@@ -159,7 +159,7 @@ class GpuObservation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledModel:
-    """An entry of `/api/tags`. Empty or None is what the server did not say."""
+    """An entry of `/api/tags`. Empty or None means that the server did not report it."""
 
     name: str = ""
     digest: str = ""
@@ -178,7 +178,7 @@ class LoadedModel:
     name: str
     size_bytes: int | None = None
     size_vram_bytes: int | None = None
-    """What the server reports to be on a GPU; absent means 0. It can be wrong."""
+    """The part on a GPU as the server reports it, which can be wrong."""
     context_length: int | None = None
     expires_at: datetime | None = None
 
@@ -192,7 +192,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """The result of one successful probe. None is what could not be known."""
+    """The result of one successful probe. None means unknown."""
 
     finished_at: float
     """Unix seconds."""
@@ -208,7 +208,7 @@ class Reading:
     """Whether other work shared the GPU, the runner or the queue; each only where it could be determined."""
     bandwidth_utilization_ratio: float | None = None
     text: str = field(default="", repr=False)
-    """The answer, for the terminal alone: never a label, never logged."""
+    """The answer, shown on the terminal only. Never a label or part of a log line."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -227,7 +227,7 @@ class Reading:
 
     @property
     def model_info(self) -> Mapping[str, str]:
-        """The labels that describe the model; empty is what the server did not say."""
+        """The labels that describe the model; empty if the server did not report it."""
         context_length = self.loaded.context_length if self.loaded else None
         return {
             "digest": self.installed.digest,

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 def handle_signals(handlers: Mapping[str, Callable[[], None]]) -> None:
     """Call each function on the running event loop when the process receives the signal of that name.
 
-    A signal that the platform does not have is left out: Windows has no SIGHUP. Where the event loop cannot handle
-    signals itself, as on Windows, Python's own handlers wake it up.
+    Signals that the platform does not have are ignored: Windows has no SIGHUP. Where the event loop cannot handle
+    signals, as on Windows, Python's own signal handlers schedule the call on the loop.
     """
     loop = asyncio.get_running_loop()
     for name, handler in handlers.items():
@@ -21,11 +21,11 @@ def handle_signals(handlers: Mapping[str, Callable[[], None]]) -> None:
         try:
             loop.add_signal_handler(number, handler)
         except NotImplementedError:
-            signal.signal(number, _waking(loop, handler))
+            signal.signal(number, _scheduling(loop, handler))
 
 
-def _waking(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> Callable[[int, object], None]:
-    def wake(_number: int, _frame: object) -> None:
+def _scheduling(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> Callable[[int, object], None]:
+    def schedule(_number: int, _frame: object) -> None:
         loop.call_soon_threadsafe(handler)
 
-    return wake
+    return schedule

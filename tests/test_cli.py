@@ -80,7 +80,7 @@ def test_help_lists_commands_and_flags(capsys: pytest.CaptureFixture[str]) -> No
     ],
 )
 def test_usage_errors_exit_with_2(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The message names the wrong word."""
+    """The message contains the invalid argument."""
     usage_error(*words)
 
     assert message in capsys.readouterr().err

@@ -73,7 +73,7 @@ def test_json_line() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=())))
-def test_no_text_breaks_a_line(text: str) -> None:
+def test_no_text_starts_a_second_line(text: str) -> None:
     """Newlines, quotes, control characters and surrogates cannot forge a second line or a second field."""
     record = _record(text, {"model": text})
     logfmt, as_json = LogfmtFormatter().format(record), JsonFormatter().format(record)

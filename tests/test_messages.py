@@ -1,4 +1,4 @@
-"""Messages are worded as in one golden file, which a reviewer reads as a whole."""
+"""The messages of the program are those of one golden file, which can be reviewed as a whole."""
 
 from __future__ import annotations
 

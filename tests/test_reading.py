@@ -1,4 +1,4 @@
-"""Measurement values refuse numbers that nothing can have measured, so that state and metrics never meet them."""
+"""Measurement values refuse impossible numbers, so that state and metrics never contain them."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_impossible_numbers_are_refused(value: Any, name: str, number: Any) -> N
 
 
 def test_impossible_numbers_in_mappings_are_refused() -> None:
-    """A share per reason is a number like any other."""
+    """The values of a mapping are checked too."""
     with pytest.raises(ValueError, match="throttled_ratio"):
         GpuState(throttled_ratio={ThrottleReason.HW_THERMAL: math.nan})
 
 
 def test_impossible_quotients_are_refused() -> None:
-    """Two possible numbers can make an impossible rate."""
+    """A rate can be impossible although both of its numbers are possible."""
     with pytest.raises(ValueError, match="tokens_per_second"):
         replace(FULL.figures, words=10**17, elapsed_seconds=5e-324)
     with pytest.raises(ValueError, match="tokens_per_joule"):

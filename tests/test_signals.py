@@ -35,7 +35,7 @@ async def test_handler_is_called_on_the_loop(name: str) -> None:
 
 
 async def test_works_where_the_loop_has_no_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Windows `add_signal_handler` raises NotImplementedError: Python's own handlers take over."""
+    """On Windows `add_signal_handler` raises NotImplementedError: Python's own signal handlers are used."""
 
     def refuse(*_: object) -> None:
         raise NotImplementedError
@@ -45,7 +45,7 @@ async def test_works_where_the_loop_has_no_signal_handlers(monkeypatch: pytest.M
 
 
 async def test_missing_signal_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows has no SIGHUP: the other signals are handled all the same."""
+    """Windows has no SIGHUP: the other signals are still handled."""
     monkeypatch.delattr(signal, "SIGHUP")
     called = asyncio.Event()
     handle_signals({"SIGHUP": called.set, "SIGTERM": called.set})

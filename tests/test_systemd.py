@@ -22,7 +22,7 @@ WATCHDOG_SECONDS = 0.1
 
 
 class Manager:
-    """The receiving side."""
+    """A service manager's side of the socket."""
 
     def __init__(self, address: str) -> None:
         self.environ = {"NOTIFY_SOCKET": address.replace("\0", "@"), "WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1e6))}
@@ -104,7 +104,7 @@ async def test_missing_socket_is_logged(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 async def test_nothing_is_sent_without_systemd(caplog: pytest.LogCaptureFixture) -> None:
-    """Outside of systemd there is no message and no warning."""
+    """Without systemd nothing is sent and nothing is logged."""
     notifier = ServiceNotifier({"WATCHDOG_USEC": "1000"})
     notifier.ready()
     notifier.stopping()
@@ -113,7 +113,7 @@ async def test_nothing_is_sent_without_systemd(caplog: pytest.LogCaptureFixture)
 
 
 async def test_daemon_notifies(manager: Manager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon is ready once it listens, feeds the watchdog, and says that it stops."""
+    """The daemon notifies when it listens, feeds the watchdog, and notifies when it stops."""
     for name, value in manager.environ.items():
         monkeypatch.setenv(name, value)
     async with OllamaServer(ScriptedEngine()) as server, daemon(tmp_path, [target(server)]) as running:
