@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from exporter import __version__
+from exporter.commands import INTERRUPTED, with_default_command
 from exporter.durations import Duration
 from exporter.errors import ExporterError, SettingsError
 from exporter.logs import configure_logging
@@ -21,8 +22,6 @@ from exporter.settings.reference import FLAGS, Flag
 
 PROGRAM = "ollama-throughput-exporter"
 OK, FAILED, USAGE = 0, 1, 2
-INTERRUPTED = 130
-"""128 + SIGINT, as shells report it."""
 
 EPILOG = """\
 Without a command, `run` is assumed. `COMMAND --help` lists the flags of a command.
@@ -131,9 +130,7 @@ def _duration(text: str) -> Duration:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or (words[0].startswith("-") and words[0] not in {"-h", "--help", "--version"}):
-        words.insert(0, "run")
+    words = with_default_command(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(words)
     try:
         return int(options.command(options))
@@ -146,9 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _load(options: argparse.Namespace) -> Settings:
+def _settings(options: argparse.Namespace) -> Settings:
     config_file = Path(options.config_file) if options.config_file else None
-    settings = load_settings(config_file=config_file, flags=vars(options))
+    return load_settings(config_file=config_file, flags=vars(options))
+
+
+def _load(options: argparse.Namespace) -> Settings:
+    settings = _settings(options)
     configure_logging(settings.log.level, settings.log.format)
     return settings
 
@@ -172,7 +173,9 @@ def run(options: argparse.Namespace) -> int:
     from exporter.daemon import Daemon
 
     async def serve() -> None:
-        await Daemon(lambda: _load(options), CollectorRegistry()).run()
+        daemon = Daemon(lambda: _settings(options), CollectorRegistry())
+        configure_logging(daemon.settings.log.level, daemon.settings.log.format)
+        await daemon.run()
 
     asyncio.run(serve())
     return OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import os
 import socket
 import sys
@@ -48,6 +49,16 @@ def pytest_configure() -> None:
     sys.addaudithook(_keep_to_loopback)
     hypothesis.settings.register_profile("exporter", deadline=None)  # no test fails for being slow
     hypothesis.settings.load_profile("exporter")
+
+
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
+    """Undo what a test changes in the configuration of the logging."""
+    root, exporter = logging.getLogger(), logging.getLogger("exporter")
+    before = root.handlers[:], root.level, exporter.level
+    yield
+    logging.captureWarnings(capture=False)
+    root.handlers[:], root.level, exporter.level = before
 
 
 @pytest.hookimpl(trylast=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,7 @@ import pytest
 from exporter import __version__, cli
 from exporter.durations import Duration
 
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    root, exporter = logging.getLogger(), logging.getLogger("exporter")
-    before = root.handlers[:], root.level, exporter.level
-    yield
-    logging.captureWarnings(capture=False)
-    root.handlers[:], root.level, exporter.level = before
+pytestmark = pytest.mark.usefixtures("logging_restored")
 
 
 @pytest.fixture

@@ -11,13 +11,23 @@ from prometheus_client.registry import Collector
 
 from exporter.gpu.base import Card
 from exporter.metrics.exposition import CachedFamilies
-from exporter.metrics.families import CARDS, COLLECTORS, DISCOVERIES, FAMILIES, PROGRAM, READINGS, SERVERS, STATUS
+from exporter.metrics.families import (
+    CARDS,
+    COLLECTORS,
+    CONFIG,
+    DISCOVERIES,
+    FAMILIES,
+    PROGRAM,
+    READINGS,
+    SERVERS,
+    STATUS,
+)
 from exporter.metrics.family import Labels
 from exporter.metrics.runtime import IsolatedCollector, runtime_collectors
 from exporter.plan import ModelKey
 from exporter.reading import Reading
 from exporter.state.model_state import ModelState
-from exporter.state.store import DiscoveryState, StateStore
+from exporter.state.store import ConfigState, DiscoveryState, StateStore
 
 
 def _reading_labels(key: ModelKey, reading: Reading) -> Labels:
@@ -51,6 +61,7 @@ class ProbeCollector:
         )
         self._gpus: CachedFamilies[int, Card] = CachedFamilies(CARDS, lambda *_: {})
         self._program: CachedFamilies[None, None] = CachedFamilies(PROGRAM, lambda *_: {})
+        self._config: CachedFamilies[None, ConfigState] = CachedFamilies(CONFIG, lambda *_: {})
         self._failures: CachedFamilies[str, int] = CachedFamilies(COLLECTORS, lambda name, _: {"collector": name})
         registry.register(self)
         chosen = runtime_collectors() if collectors is None else collectors
@@ -79,5 +90,6 @@ class ProbeCollector:
                 *self._discoveries.metrics(self._store.discoveries()),
                 *self._gpus.metrics(dict(enumerate(self._cards))),
                 *self._program.metrics({None: None}),
+                *self._config.metrics({None: config} if (config := self._store.config()) else {}),
                 *self._failures.metrics({each.name: each.failures for each in self._runtime}),
             ]

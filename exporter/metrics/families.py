@@ -21,7 +21,7 @@ from exporter.metrics.family import Family, Kind, Labels, Point, Points, by, for
 from exporter.reading import Reading
 from exporter.state.histogram import BUCKETS_SECONDS
 from exporter.state.model_state import ModelState
-from exporter.state.store import DiscoveryState
+from exporter.state.store import ConfigState, DiscoveryState
 
 PREFIX = "ollama_probe_"
 MODEL = ("target", "model")
@@ -254,6 +254,23 @@ PROGRAM: tuple[Family[None], ...] = (
     ),
 )
 
+CONFIG: tuple[Family[ConfigState], ...] = (
+    Family(
+        PREFIX + "config_last_reload_successful",
+        "gauge",
+        (),
+        "Whether the last attempt to load the configuration was successful.",
+        one(lambda config: config.successful),
+    ),
+    Family(
+        PREFIX + "config_last_reload_success_timestamp_seconds",
+        "gauge",
+        (),
+        "Unix time of the last successful loading of the configuration.",
+        one(lambda config: config.succeeded_at),
+    ),
+)
+
 COLLECTORS: tuple[Family[int], ...] = (
     Family(
         PREFIX + "collector_failures_total",
@@ -264,7 +281,7 @@ COLLECTORS: tuple[Family[int], ...] = (
     ),
 )
 
-FAMILIES: tuple[Family[Any], ...] = (*READINGS, *STATUS, *SERVERS, *DISCOVERIES, *CARDS, *PROGRAM, *COLLECTORS)
+FAMILIES: tuple[Family[Any], ...] = (*READINGS, *STATUS, *SERVERS, *DISCOVERIES, *CARDS, *PROGRAM, *CONFIG, *COLLECTORS)
 
 
 class Row(NamedTuple):

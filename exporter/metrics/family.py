@@ -94,8 +94,9 @@ class Family(Generic[S]):
         text = ""
         for suffix, own, value in self.points.of(source):
             more = format_labels(own)
-            comma = "," if labels and more else ""
-            text += f"{self.name}{suffix}{{{labels}{comma}{more}}} {format_number(value)}\n"
+            both = f"{labels},{more}" if labels and more else labels or more
+            braced = f"{{{both}}}" if both else ""
+            text += f"{self.name}{suffix}{braced} {format_number(value)}\n"
         return text.encode()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exporter.errors import Failure, SkipReason
 from exporter.plan import ModelKey, ModelPlan
@@ -20,6 +20,15 @@ class DiscoveryState:
     """Whether the last one succeeded."""
     ignored_models: int | None = None
     """How many models the limit left out of the last one that succeeded; None before the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigState:
+    """The last loading of the configuration."""
+
+    successful: bool
+    succeeded_at: float
+    """When one last succeeded, in Unix seconds."""
 
 
 class StateStore:
@@ -38,6 +47,20 @@ class StateStore:
         self._models: dict[ModelKey, ModelState] = {}
         self._server_versions: dict[str, str | None] = {}
         self._discoveries: dict[str, DiscoveryState] = {}
+        self._config: ConfigState | None = None
+
+    def config_loaded(self) -> None:
+        """Record that the configuration was loaded, at the start or at a reload."""
+        self._config = ConfigState(successful=True, succeeded_at=self._clock())
+
+    def config_reload_failed(self) -> None:
+        """Record that the configuration could not be reloaded."""
+        if self._config is not None:
+            self._config = replace(self._config, successful=False)
+
+    def config(self) -> ConfigState | None:
+        """Return the state of the configuration, or None before it was loaded."""
+        return self._config
 
     def add_model(self, key: ModelKey, plan: ModelPlan) -> None:
         """Add a model with all counters at 0, or give a known one a new plan and keep its counters."""

@@ -115,6 +115,63 @@ async def test_signal_exits_while_a_probe_waits_for_its_turn(tmp_path: Path) -> 
             assert await running.end() == 0
 
 
+STARTS = {
+    "first import": """
+import builtins, time
+imports = builtins.__import__
+def slow(name, *arguments, **options):
+    if name == "exporter" and arguments and "cli" in (arguments[2] or ()):
+        print("importing", file=sys.stderr, flush=True)
+        time.sleep(60)
+    return imports(name, *arguments, **options)
+import sys
+builtins.__import__ = slow
+""",
+    "loading the configuration": """
+import sys, time
+import exporter.settings.loading as loading
+def slow(*arguments, **options):
+    print("importing", file=sys.stderr, flush=True)
+    time.sleep(60)
+loading.Settings = slow
+""",
+}
+"""What makes a phase of the start take a minute, after `importing` on standard error."""
+
+
+@pytest.mark.parametrize("phase", STARTS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_signal_during_the_start_exits_with_0(phase: str, number: signal.Signals) -> None:
+    """SIGHUP is ignored until the daemon handles it; SIGTERM and SIGINT end the process without a traceback."""
+    program = f"{STARTS[phase]}\nfrom exporter.__main__ import main\nsys.exit(main())"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, "--url", "http://127.0.0.1:9"), stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(START_GUARD_SECONDS):
+        assert await process.stderr.readline() == b"importing\n"
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(process.wait(), 0.3)
+        process.send_signal(number)
+        assert await process.wait() == 0
+        assert await process.stderr.read() == b""
+
+
+async def test_interrupted_command_exits_with_130() -> None:
+    """Ctrl-C while a command is still imported leaves no traceback."""
+    program = f"{STARTS['first import']}\nfrom exporter.__main__ import main\nsys.exit(main())"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, "probe", "--url", "http://127.0.0.1:9"), stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(START_GUARD_SECONDS):
+        assert await process.stderr.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+        assert await process.stderr.read() == b""
+
+
 async def test_second_signal_exits_at_once(tmp_path: Path) -> None:
     """While the first signal's shutdown still waits, a second one exits with 1 instead of the graceful 0."""
     async with (

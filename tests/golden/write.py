@@ -27,6 +27,7 @@ def record_all(store: StateStore) -> None:
     keys = {model: ModelKey("gpu-a", model) for model in ("llama3.1", "slow", "failing", "fresh")}
     for model, key in keys.items():
         store.add_model(key, PLAN if model == "llama3.1" else PLAN.of(model))
+    store.config_loaded()
     store.server_checked("gpu-a", "0.13.0")
     store.server_checked("gpu-b", None)
     store.discovery_checked("gpu-b", DiscoveryState(success=False, ignored_models=2))

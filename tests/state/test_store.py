@@ -13,7 +13,7 @@ from support.store_events import StoreEvents
 from exporter.errors import Reason, SkipReason
 from exporter.plan import ModelKey
 from exporter.state.model_state import ModelState
-from exporter.state.store import DiscoveryState, StateStore
+from exporter.state.store import ConfigState, DiscoveryState, StateStore
 
 A = ModelKey("gpu-a", "llama3.1")
 B = ModelKey("gpu-b", "llama3.1")
@@ -161,3 +161,18 @@ def test_states_are_frozen(store: StateStore) -> None:
     for each in fields(ModelState):
         with pytest.raises(AttributeError):
             setattr(state, each.name, None)
+
+
+def test_a_failed_reload_keeps_the_time_of_the_last_success() -> None:
+    """The state of the configuration is unknown before the first loading; a later success replaces it."""
+    now = 100.0
+    store = StateStore(clock=lambda: now)
+    store.config_reload_failed()
+    assert store.config() is None
+
+    store.config_loaded()
+    now = 200.0
+    store.config_reload_failed()
+    assert store.config() == ConfigState(successful=False, succeeded_at=100.0)
+    store.config_loaded()
+    assert store.config() == ConfigState(successful=True, succeeded_at=200.0)
