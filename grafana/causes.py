@@ -35,9 +35,9 @@ def map_causes() -> ValueMap:
 
 
 def select_cause() -> str:
-    """Return 1 per slow model with its label `cause`, or per model whose last probe failed with the failure's reason.
+    """Return 1 with a label `cause` per slow model, and per model whose last probe failed, whose cause is the reason.
 
-    The reason is that of the last hour's failures; for probe intervals of up to six hours, of the last 13 hours'.
+    The reason is that of the failures of the last hour, or of the last 13 hours for intervals of up to six hours.
     """
     failing = f"max by ({RECORD_KEY}) ({select_status('success')}) == 0"
     recent, earlier = (

@@ -1,11 +1,13 @@
-"""What all dashboards share: variables, annotations, links, and the placing of panels on the grid."""
+"""What all dashboards share: variables, annotations, links, columns of models, and the layout on the grid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from colors import MAGENTA, ORANGE, RED, TEAL, VIOLET
+from colors import BAD, MAGENTA, ORANGE, RED, TEAL, VIOLET
+from fields import COLORED_TEXT, map_values
+from grafana_foundation_sdk.builders import table
 from grafana_foundation_sdk.builders.dashboard import (
     AnnotationQuery,
     Dashboard,
@@ -23,7 +25,7 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableRefresh,
     VariableSort,
 )
-from panels import SOURCE, Panel
+from panels import SOURCE, Panel, format_column
 from queries import EXPORTER, FIRING_ALERTS, MODEL, TARGET, detect_change, exclude_other_gpus
 
 TAG = "ollama-throughput"
@@ -64,6 +66,14 @@ def link_to_model(target: str, model: str) -> dict[str, Any]:
     url = f"/d/{MODEL_DASHBOARD_UID}?${{datasource:queryparam}}&${{job:queryparam}}"
     url += f"&var-target={target}&var-model={model}&${{__url_time_range}}"
     return {"title": "Open the dashboard of this model", "url": url, "targetBlank": False}
+
+
+def format_model_columns(panel: table.Panel, *, model_width: int, target_width: int) -> None:
+    """Format the columns model, target and GPU of a table: a model links to its dashboard, and `cpu` is red."""
+    link = link_to_model("${__data.fields.Target}", "${__data.fields.Model}")
+    format_column(panel, "model", "Model", links=[link], custom__width=model_width)
+    format_column(panel, "target", "Target", custom__width=target_width)
+    format_column(panel, "gpu", "GPU", mappings=[map_values({"cpu": ("cpu", BAD)})], custom__cellOptions=COLORED_TEXT)
 
 
 def place_panels(dashboard: Dashboard, rows: Iterable[tuple[int, Sequence[tuple[int, Panel]]]]) -> Dashboard:

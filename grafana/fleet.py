@@ -1,16 +1,14 @@
-"""The fleet: which GPU is fastest, which one underperforms, and what do the probes cost?"""
+"""The dashboard of all models: which GPU is fastest, which one underperforms, and what do the probes cost?"""
 
 from __future__ import annotations
 
 from colors import BAD, GOOD, WARNING
-from dashboard import build_dashboard, link_to_model, place_panels
+from dashboard import build_dashboard, format_model_columns, place_panels
 from fields import (
     COLOR_BY_THRESHOLDS,
     COLORED_BACKGROUND,
-    COLORED_TEXT,
     build_thresholds,
     list_properties,
-    map_values,
 )
 from fleet_probes import build_cost_bars, build_exporter_charts, build_failure_bars
 from grafana_foundation_sdk.builders.bargauge import Panel as BarsPanel
@@ -88,10 +86,7 @@ def build_peers_table() -> TablePanel:
         build_table_query(shorten_gpu(peers), ref_id="peer"),
         build_table_query(shorten_gpu(f"{rate} / ({peers}) - 1"), ref_id="against"),
     ).no_value("No model is measured on two targets with the same GPU, so there are no peers to compare with")
-    link = link_to_model("${__data.fields.Target}", "${__data.fields.Model}")
-    format_column(panel, "model", "Model", links=[link], custom__width=130)
-    format_column(panel, "target", "Target", custom__width=90)
-    format_column(panel, "gpu", "GPU", mappings=[map_values({"cpu": ("cpu", BAD)})], custom__cellOptions=COLORED_TEXT)
+    format_model_columns(panel, model_width=130, target_width=90)
     format_column(panel, "Value #rate", "Tokens/s", decimals=1, custom__width=85)
     format_column(panel, "Value #peer", "Peers", decimals=1, custom__width=75)
     format_column(
@@ -120,7 +115,7 @@ def build_efficiency_bars() -> list[BarsPanel]:
     )
     energy = build_bars(
         "Energy per token",
-        "GPU energy in joules per output token, averaged over the time range; less is better. Compare the same model "
+        "GPU energy in joules per output token, averaged over the time range; lower is better. Compare the same model "
         "on two GPUs to see which one is cheaper to run.",
         "joule",
         f"1 / {average_by_gpu('tokens_per_joule')}",

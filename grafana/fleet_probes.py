@@ -17,7 +17,7 @@ def build_failure_bars() -> list[BarsPanel]:
     """Return the bars of failed and skipped probes."""
     failed = build_bars(
         "Failed probes by reason",
-        "Number of failed probes in the time range, by target and reason. None is good.\n\n"
+        "Number of failed probes in the time range, by target and reason. 0 is good.\n\n"
         + list_reasons({reason: reason.remedy for reason in Reason}),
         "none",
         f"sum by (target, reason) ({select_increase('failures_total')}) > 0.5",
@@ -25,7 +25,7 @@ def build_failure_bars() -> list[BarsPanel]:
     )
     skipped = build_bars(
         "Skipped probes by reason",
-        "Number of scheduled probes in the time range that were skipped, by target and reason. Few is good.\n\n"
+        "Number of scheduled probes in the time range that were skipped, by target and reason. A few are usual.\n\n"
         + list_reasons({reason: reason.text for reason in SkipReason}),
         "none",
         f"sum by (target, reason) ({select_increase('skipped_total')}) > 0.5",
@@ -49,7 +49,7 @@ def build_cost_bars() -> list[BarsPanel]:
     )
     energy = build_bars(
         "Energy spent probing",
-        "GPU energy of successful probes in the time range, in joules. 3.6 MJ are one kilowatt-hour.",
+        "GPU energy of successful probes in the time range, in joules. 3.6 MJ is one kilowatt-hour.",
         "joule",
         f"sum by (target) ({select_increase('gpu_consumed_joules_total')}) > 0",
         "{{target}}",
@@ -61,22 +61,21 @@ def build_exporter_charts() -> list[ChartPanel]:
     """Return the charts of the exporter itself."""
     up = build_line_chart(
         "Exporter up",
-        "Whether Prometheus could scrape the exporter; 100 % is good. At other times nothing on this dashboard is "
-        "known.",
+        "Whether Prometheus could scrape the exporter; 100 % is good. While it could not, this dashboard has no data.",
         "percentunit",
         build_query("avg by (instance) (up{" + EXPORTER + "})", "{{instance}}"),
     )
     cpu = build_line_chart(
         "Exporter CPU",
-        "CPU cores used by the exporter; of several exporters the highest. A few hundredths are good; more can disturb "
-        "the timing of a running probe.",
+        "CPU cores used by the exporter; the highest value, if several exporters are selected. A few hundredths are "
+        "good; more can disturb the timing of a running probe.",
         "none",
         build_query("max(rate(process_cpu_seconds_total{" + EXPORTER + "}[$__rate_interval]))", "cores"),
     )
     memory = build_line_chart(
         "Exporter memory",
-        "Resident memory of the exporter in bytes; of several exporters the highest. Flat is good; a steady rise is a "
-        "leak.",
+        "Resident memory of the exporter in bytes; the highest value, if several exporters are selected. Flat is good; "
+        "a steady rise is a leak.",
         "bytes",
         build_query("max(process_resident_memory_bytes{" + EXPORTER + "})", "resident memory"),
     )

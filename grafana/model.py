@@ -72,8 +72,8 @@ def build_stats() -> list[StatPanel]:
         build_cause_stat(),
         build_stat(
             "GPU",
-            "What ran the model in the last reading. If it says cpu and should not, restart Ollama and check the GPU "
-            "driver.",
+            "What ran the model in the last reading. If it is cpu and should be a GPU, restart Ollama and check the "
+            "GPU driver.",
             "none",
             shorten_gpu(DECODE_RATE),
             "{{gpu}}",
@@ -122,7 +122,7 @@ def build_cause_stat() -> StatPanel:
         build_stat(
             "Cause",
             "First cause that the shipped rules found for a drop, or the reason why probes fail. Good is “no drop”. "
-            "The alert's runbook says what to do about each cause.",
+            "The runbook describes what to do about each cause.",
             "none",
             cause,
         )

@@ -43,9 +43,9 @@ def build_rate_chart() -> ChartPanel:
     for query in (
         build_query(require_one_model(f"{baseline} * 0.9"), "baseline - 10 %", ref_id="low"),
         build_query(require_one_model(f"{baseline} * 1.1"), "baseline + 10 %", ref_id="high"),
-        build_query(require_one_model(baseline), "baseline", ref_id="normal"),
-        build_query(contended_rate, "contended", ref_id="shared"),
-        build_query(truncated_rate, "truncated", ref_id="cut"),
+        build_query(require_one_model(baseline), "baseline", ref_id="baseline"),
+        build_query(contended_rate, "contended", ref_id="contended"),
+        build_query(truncated_rate, "truncated", ref_id="truncated"),
     ):
         chart.with_target(query)
     edge = {
@@ -103,13 +103,13 @@ def build_gpu_charts() -> list[ChartPanel]:
         "several models are selected, this is the lowest value.",
         "percentunit",
         build_query(f"min({select_reading('model_gpu_ratio')})", "model on GPU (reported)", ref_id="offload"),
-        build_query(f"min({select_reading('gpu_utilization_ratio')})", "GPU utilization", ref_id="busy"),
+        build_query(f"min({select_reading('gpu_utilization_ratio')})", "GPU utilization", ref_id="utilization"),
     )
     color_lines_by_name(offload.max(1), {"model on GPU (reported)": VIOLET, "GPU utilization": ORANGE})
     power = build_line_chart(
         "GPU power",
         "Mean power in watts during the probe, summed over the GPUs of the model. It should stay at its usual level; a "
-        "lower one means that the GPU waits or is throttled. If several models are selected, this is the highest "
+        "lower one means that the GPU is waiting or throttled. If several models are selected, this is the highest "
         "value.",
         "watt",
         build_query(f"max({select_reading('gpu_power_watts')})", "power"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from causes import map_causes, select_cause
 from colors import BAD, GOOD, WARNING
-from dashboard import NAME, build_dashboard, link_to_model, place_panels
+from dashboard import NAME, build_dashboard, format_model_columns, place_panels
 from fields import COLORED_BACKGROUND, COLORED_TEXT, build_thresholds, map_values
 from grafana_foundation_sdk.builders.common import TableSortByFieldState
 from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -100,14 +100,14 @@ def build_models_table() -> TablePanel:
         "All models, furthest below baseline first",
         "Last decode rate of each model in tokens per second while generating, and its baseline: the rules' reference, "
         "or without it the configured expected rate or the median of one week. Up to 8 % below baseline is good; at "
-        "25 % or more see Cause, or click the model to open its dashboard. GPU is what ran the model; Reported on GPU "
-        "is what Ollama claims, which can be wrong.",
+        "25 % or more see Cause, or click the model to open its dashboard. GPU shows what ran the model; Reported on "
+        "GPU shows what Ollama reports, which can be wrong.",
         [
             "model",
             "target",
             "gpu",
             "Value #rate",
-            "Value #normal",
+            "Value #baseline",
             "Value #drop",
             "cause",
             "Value #success",
@@ -116,18 +116,15 @@ def build_models_table() -> TablePanel:
         ],
         build_table_query(f"max by ({RECORD_KEY}) ({select_status('success')})", ref_id="success"),
         build_table_query(shorten_gpu(RATE), ref_id="rate"),
-        build_table_query(select_baseline(), ref_id="normal"),
+        build_table_query(select_baseline(), ref_id="baseline"),
         build_table_query(DROP, ref_id="drop"),
-        build_table_query(select_cause(), ref_id="why"),
+        build_table_query(select_cause(), ref_id="cause"),
         build_table_query(age, ref_id="age"),
         build_table_query(f"min by ({RECORD_KEY}) ({select_reading('model_gpu_ratio')})", ref_id="offload"),
     )
-    link = link_to_model("${__data.fields.Target}", "${__data.fields.Model}")
-    format_column(panel, "model", "Model", links=[link], custom__width=165)
-    format_column(panel, "target", "Target", custom__width=110)
-    format_column(panel, "gpu", "GPU", mappings=[map_values({"cpu": ("cpu", BAD)})], custom__cellOptions=COLORED_TEXT)
+    format_model_columns(panel, model_width=165, target_width=110)
     format_column(panel, "Value #rate", "Tokens/s", decimals=1, custom__width=90)
-    format_column(panel, "Value #normal", "Baseline", decimals=1, custom__width=85)
+    format_column(panel, "Value #baseline", "Baseline", decimals=1, custom__width=85)
     format_column(
         panel,
         "Value #drop",

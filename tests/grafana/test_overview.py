@@ -23,7 +23,7 @@ def test_table_shows_the_drop_and_its_cause(week: Week) -> None:
     drop = index_by_model(get_column(week, "drop"))
     assert drop[ON_CPU] == pytest.approx(0.917, abs=0.01)
     assert all(abs(value) < 0.06 for key, value in drop.items() if key not in {ON_CPU, THROTTLED})
-    causes = {(labels["target"], labels["model"]): labels["cause"] for labels, _ in get_column(week, "why")}
+    causes = {(labels["target"], labels["model"]): labels["cause"] for labels, _ in get_column(week, "cause")}
     assert causes == {ON_CPU: "cpu"}
     gpus = {(labels["target"], labels["model"]): labels["gpu"] for labels, _ in get_column(week, "rate")}
     assert gpus[ON_CPU] == "cpu"
@@ -32,7 +32,7 @@ def test_table_shows_the_drop_and_its_cause(week: Week) -> None:
 
 def test_cause_of_failing_probes_is_their_reason(week: Week) -> None:
     """While a server is down, the cause of its model is the reason of the failures, also before the rules have data."""
-    rows = run_query(week.prometheus, find_query(TABLE, "why"), ALL, week.end - 7.3 * 3600)
+    rows = run_query(week.prometheus, find_query(TABLE, "cause"), ALL, week.end - 7.3 * 3600)
     assert {labels["cause"] for labels, _ in rows if labels["target"] == "gpu-d"} == {"probe fails: connect"}
 
 
@@ -40,17 +40,17 @@ def test_overview_works_without_the_rules(week: Week) -> None:
     """Only the causes and the chart relative to the baseline need the rules; the chart's text says so."""
     rows = {ref_id: rows for (title, ref_id), rows in week.before_rules.items() if title == TABLE["title"]}
     models = {(model.target, model.name) for model in FLEET}
-    for ref_id in ("success", "rate", "normal", "drop", "age", "offload"):
+    for ref_id in ("success", "rate", "baseline", "drop", "age", "offload"):
         assert set(index_by_model(rows[ref_id])) == models, ref_id
     assert index_by_model(rows["drop"])[ON_CPU] == pytest.approx(0.917, abs=0.01)
     empty = {key for key, rows in week.before_rules.items() if not rows and not key[1].startswith(("rank", "others"))}
-    assert empty == {(RELATIVE["title"], "A"), (TABLE["title"], "why")}
+    assert empty == {(RELATIVE["title"], "A"), (TABLE["title"], "cause")}
     assert "deploy/prometheus/rules.yml" in RELATIVE["fieldConfig"]["defaults"]["noValue"]
 
 
 def test_baseline_without_the_rules(week: Week) -> None:
     """It is the expected rate if one is configured, else the median rate of the week."""
-    baseline = index_by_model(week.before_rules[TABLE["title"], "normal"])
+    baseline = index_by_model(week.before_rules[TABLE["title"], "baseline"])
     assert {model.expected for model in FLEET} == {110, None}
     for model in FLEET:
         expected = model.expected or pytest.approx(model.rate, rel=0.01)
@@ -59,7 +59,7 @@ def test_baseline_without_the_rules(week: Week) -> None:
 
 def test_selected_gpu_excludes_models_on_other_gpus(week: Week) -> None:
     """Status metrics have no label `gpu`; they are filtered by that of the last reading."""
-    for ref_id in ("success", "normal", "drop", "age"):
+    for ref_id in ("success", "baseline", "drop", "age"):
         rows = get_column(week, ref_id, ALL | {"gpu": "NVIDIA L4"})
         assert set(index_by_model(rows)) == {("gpu-e", "llama3.2:3b")}, ref_id
 
