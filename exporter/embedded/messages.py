@@ -12,10 +12,18 @@ from exporter.embedded.values import NANOSECONDS, GenerateRequest, Line, Model, 
 
 LONGEST_NS = 2**63 - 1
 """Go's longest duration, 292 years: what a negative `keep_alive` means."""
-INTEGERS = (
+_NUMBER = (int, float)
+_INTEGERS = (
     "num_ctx num_batch num_gpu main_gpu num_thread num_keep seed num_predict top_k repeat_last_n draft_num_predict"
 )
-FLOATS = "top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty"
+_FLOATS = "top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty"
+OPTION_TYPES: Mapping[str, tuple[str, tuple[type, ...]]] = {
+    **dict.fromkeys(_INTEGERS.split(), ("integer", _NUMBER)),
+    **dict.fromkeys(_FLOATS.split(), ("float32", _NUMBER)),
+    "use_mmap": ("boolean", (bool,)),
+    "stop": ("array", (list,)),
+}
+"""By option: the name of its type in Ollama's errors, and the Python types of its JSON values."""
 
 
 def parse_keep_alive(value: Any) -> int | None:
@@ -82,20 +90,15 @@ def check_request(request: GenerateRequest) -> None:
 
 
 def _check_option(key: str, value: Any) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    checks = {
-        **dict.fromkeys(INTEGERS.split(), ("integer", is_number)),
-        **dict.fromkeys(FLOATS.split(), ("float32", is_number)),
-        "use_mmap": ("boolean", isinstance(value, bool)),
-        "stop": ("array", isinstance(value, list)),
-    }
-    type_name, is_valid = checks.get(key, ("", True))
-    if value is not None and not is_valid:
+    if value is None or key not in OPTION_TYPES:
+        return
+    type_name, types = OPTION_TYPES[key]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         raise OllamaError(500, f'option "{key}" must be of type {type_name}')
 
 
 async def join_lines(lines: AsyncIterable[Line | bytes]) -> Line:
-    """Return an answer without streaming: the last line, with the text of all lines."""
+    """Return the answer to a request without streaming: the last line, with the text of all lines."""
     last: Line = {}
     text = thinking = ""
     async for line in lines:
@@ -165,6 +168,6 @@ def _remote(model: Model) -> Line:
 
 
 def _parameter_count(size: str) -> int:
-    """Return the number that a size such as `8.0B` stands for, 0 if it is none."""
+    """Return the number for a size such as `8.0B`, 0 if it is not a size."""
     scale = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
     return round(float(size[:-1]) * scale[size[-1]]) if size[-1:] in scale else 0

@@ -1,4 +1,4 @@
-"""llama.cpp in its own process, as Ollama runs it: its constructor holds Python's global lock while it loads a model.
+"""llama.cpp in its own process, as Ollama runs it, because its constructor holds the GIL while it loads a model.
 
 `python -m exporter.embedded.runner MODEL CONTEXT_LENGTH SLOTS THREADS` prints the address of llama.cpp's HTTP server
 and ends when its standard input ends, so that it cannot outlive its parent.

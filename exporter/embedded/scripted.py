@@ -1,4 +1,4 @@
-"""A simulated GPU: an engine whose texts and rates are known in advance and whose durations are the real ones."""
+"""A simulated GPU: an engine whose texts and rates are known in advance, and which takes the time that it reports."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class ScriptedEngine(Engine):
         super().__init__(models, **scheduling)
 
     def current(self, model: ScriptedModel, tokens: int | None = None) -> ScriptedModel:  # noqa: ARG002 - for subclasses
-        """Return what an installed model is now, for a request that has generated `tokens` (None: outside of one)."""
+        """Return an installed model as it is now, for a request that has generated `tokens` (None: for no request)."""
         return model
 
     async def before_token(self, request: GenerateRequest, runner: Runner, index: int) -> None:
@@ -168,7 +168,7 @@ class OffloadingEngine(ScriptedEngine):
         self._offloads_at = asyncio.get_running_loop().time() + after_seconds
 
     def current(self, model: ScriptedModel, tokens: int | None = None) -> ScriptedModel:
-        """Return the model, on the GPU in part once its time has come."""
+        """Return the model, with only a part of it on the GPU once `after_seconds` have passed."""
         current = super().current(model, tokens)
         if asyncio.get_running_loop().time() < self._offloads_at:
             return current

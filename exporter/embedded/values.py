@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 NANOSECONDS = 10**9
-"""In a second."""
+"""Per second."""
 
 Line = dict[str, Any]
 """One JSON object of an answer."""
@@ -23,7 +23,10 @@ def rfc3339(nanoseconds: int) -> str:
 
 
 class OllamaError(Exception):
-    """An answer other than 200: `{"error": text}`, or an empty body where `text` is None. Mid-stream: the last line."""
+    """An error that the server answers: `{"error": text}`, or an empty body if `text` is None.
+
+    In a stream that has begun, it is the last line.
+    """
 
     def __init__(self, status: int, text: str | None) -> None:
         super().__init__(f"{status} {text}")
@@ -51,7 +54,7 @@ class Model:
     remote_host: str = ""
     """Set for a model that runs on a cloud service."""
     blob: str = ""
-    """Path of the weights' file; empty derives it from the digest."""
+    """Path of the file with the weights; empty derives it from the digest."""
     modified_ns: int = 1_780_000_000 * NANOSECONDS
 
     @property
@@ -66,7 +69,7 @@ class Model:
 
     @property
     def path(self) -> str:
-        """Path of the weights' file: what `/api/show` says after FROM."""
+        """Path of the file with the weights, as in the FROM line of `/api/show`."""
         return self.blob or f"/models/blobs/sha256-{hashlib.sha256(self.sha256.encode()).hexdigest()}"
 
     def resident_bytes(self) -> tuple[int, int]:
@@ -91,7 +94,7 @@ class GenerateRequest:
 
     @property
     def num_predict(self) -> int | None:
-        """The maximum of tokens to generate, None without limit."""
+        """The maximum number of tokens to generate; None means no limit."""
         limit = int(self.options.get("num_predict") or 0)
         return limit if limit > 0 else None
 

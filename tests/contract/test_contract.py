@@ -32,7 +32,7 @@ RECORDINGS = [
 NAMES = list(RECORDINGS[-1])
 NEEDS_A_CRASH = "runner dies"
 OMITTED = {"show": {"tensors"}}
-"""Fields that the embedded server does not send on purpose."""
+"""Fields that the embedded server deliberately does not send."""
 FREE_KEYS = {"model_info"}
 """Objects whose keys depend on the model."""
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{0,8}[1-9])?(Z|[+-]\d\d:\d\d)")
@@ -141,7 +141,7 @@ def differences(actual: Any, recorded: list[Any], *, strict: bool, where: str = 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != NEEDS_A_CRASH])
 async def test_answers_have_the_recorded_shape(subject: Subject, name: str) -> None:
-    """So are status and content type; the text of an error is identical."""
+    """Each field has a recorded type. Status, content type and the text of an error are as recorded."""
     recorded = [recording[name] for recording in RECORDINGS if name in recording]
     if name == "ps empty":
         await unload(subject)
@@ -194,7 +194,7 @@ async def test_numbers_of_the_final_line_are_consistent(subject: Subject) -> Non
 
 
 async def test_another_num_ctx_reloads_the_model(subject: Subject) -> None:
-    """The current context length does not; another one does, and so does none after an explicit one."""
+    """The current context length does not reload it. Another one does, and so does its absence afterwards."""
     await generate(subject)
     own = (await loaded(subject) or {})["context_length"]
     warm = await generate(subject, more={"num_ctx": own})

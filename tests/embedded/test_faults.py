@@ -187,10 +187,10 @@ def test_durations_of_one_answer_are_distorted(kind: FaultKind, distorted: Calla
         engine = make_engine()
         await generate(engine, prompt="")
         engine.inject(Fault(kind, times=1))
-        odd, good = await final(engine), await final(engine)
+        faulty, good = await final(engine), await final(engine)
         assert stages(good) == took()
         for key in ("total_duration", "prompt_eval_duration", "eval_duration"):
-            assert odd.get(key) == distorted(good[key])
-        assert odd["eval_count"] == good["eval_count"]
+            assert faulty.get(key) == distorted(good[key])
+        assert faulty["eval_count"] == good["eval_count"]
 
     simulate(program)

@@ -30,7 +30,7 @@ def test_keep_alive_is_parsed_as_by_ollama(value: Any, nanoseconds: int | None) 
 
 @pytest.mark.parametrize("value", ["", "-", "soon", "5", "5 m", "5m x", "m", "--1s", "9999999h", [], True])
 def test_an_invalid_keep_alive_is_refused(value: Any) -> None:
-    """With status 400."""
+    """The status is 400."""
     with pytest.raises(OllamaError) as caught:
         parse_keep_alive(value)
     assert caught.value.status == 400

@@ -14,15 +14,18 @@ from support.faulty_ollama import FaultyEngine
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
 
+UNUSUAL_NAME = 'a "na{me}\n' + "ü" * 300
 GENERATE = {"model": "llama3.1", "prompt": "Why?", "options": {"num_predict": 24}}
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[OllamaServer]:
-    """Return a server with a quick model and an odd one."""
-    quick = ScriptedModel(tokens_per_second=10_000, prefill_seconds=0, load_seconds=0)
-    odd = ScriptedModel('odd "na{me}\n' + "ü" * 300, tokens_per_second=10_000, prefill_seconds=0, load_seconds=0)
-    async with OllamaServer(FaultyEngine([quick, odd])) as server:
+    """Return a server with two fast models, one of them with an unusual name."""
+    models = [
+        ScriptedModel(name, tokens_per_second=10_000, prefill_seconds=0, load_seconds=0)
+        for name in ("llama3.1", UNUSUAL_NAME)
+    ]
+    async with OllamaServer(FaultyEngine(models)) as server:
         yield server
 
 
@@ -34,7 +37,7 @@ async def client(server: OllamaServer) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def until(condition: Any) -> None:
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.005)
@@ -95,7 +98,7 @@ async def test_stop_ends_hanging_requests_and_leaves_no_task(server: OllamaServe
     """A stalled answer and another client end with the server, and do not count as disconnects."""
     assert isinstance(server.engine, FaultyEngine)
     server.engine.inject(Fault(FaultKind.STALL_BEFORE_FIRST_TOKEN))
-    server.engine.other_client('odd "na{me}\n' + "ü" * 300)
+    server.engine.other_client(UNUSUAL_NAME)
     request = asyncio.create_task(client.post("/api/generate", json=GENERATE))
     await until(lambda: server.requests)
     await server.stop()
@@ -135,9 +138,9 @@ async def test_the_ollama_package_accepts_every_answer(server: OllamaServer) -> 
 
 
 async def test_any_installed_name_is_found(client: httpx.AsyncClient) -> None:
-    """A name that Ollama would refuse to install is served if a test installed it, and comes back unchanged."""
+    """A name that Ollama would refuse to install is served if a test installed it, and is returned unchanged."""
     name = (await client.get("/api/tags")).json()["models"][1]["name"]
-    assert name == 'odd "na{me}\n' + "ü" * 300 + ":latest"
+    assert name == f"{UNUSUAL_NAME}:latest"
     answer = await client.post("/api/generate", json=GENERATE | {"model": name, "stream": False})
     assert answer.json()["model"] == name
 
