@@ -13,7 +13,7 @@ from exporter.ollama.chain import ChunkRecorder, ReferenceChain
 from exporter.ollama.client import OllamaClient
 from exporter.ollama.entries import ModelFile
 from exporter.ollama.error_mapping import map_errors
-from exporter.plan import ModelPlan, TargetPlan
+from exporter.plan import ModelPlan, TargetPlan, canonical_model_name
 from exporter.probing.contention import contended_by, others_ran
 from exporter.probing.evaluate import evaluate
 from exporter.probing.loading import give_back, is_unused, load_model, reason_to_skip
@@ -44,23 +44,33 @@ class Prober:
         `ProbeError` with all secrets redacted, and nothing else but cancellation.
         """
         with map_errors(self.target.url, self._client.auth.redact):
+            await self._client.version()
+            loaded, others = await self._client.find_loaded(plan.model)
+            models = await self._client.installed()
             try:
-                return await self._probe(plan, chunks or ChunkRecorder(), reference=reference)
+                installed = _find_installed(plan, models, loaded)
+                if loaded is None and (skip := reason_to_skip(plan, others)):
+                    return skip
+                return await self._measure(plan, installed, loaded, others, chunks or ChunkRecorder(), reference)
             except ProbeError as error:
                 if error.reason is Reason.MODEL_MISSING:
-                    raise await self._name_installed_models(error) from error
+                    raise self._with_installed_models(error, models) from error
                 raise
 
-    async def _probe(self, plan: ModelPlan, chunks: ChunkRecorder, *, reference: bool) -> Reading | SkipReason:
-        await self._client.version()
-        loaded, others = await self._client.find_loaded(plan.model)
+    async def _measure(
+        self,
+        plan: ModelPlan,
+        installed: InstalledModel | None,
+        loaded: LoadedModel | None,
+        others: tuple[LoadedModel, ...],
+        chunks: ChunkRecorder,
+        reference: bool,
+    ) -> Reading:
+        """Load the model if necessary, ask it, and return what that measured."""
         load = None
         if loaded is None:
-            if skip := reason_to_skip(plan, others):
-                return skip
             load = await load_model(self._client, plan)
             loaded, others = await self._client.find_loaded(plan.model)
-        installed = await self._client.find_installed(plan.model)
         file = await self._find_model_file(plan, installed)
         probed = self._probed_model(plan, loaded, file)
         answer, observation = await self._ask(plan, probed, loaded, chunks, reference=reference)
@@ -137,14 +147,31 @@ class Prober:
             log.debug("no answer after the probe", **self.target.key(plan)._asdict(), detail=error.detail)
             return None, None
 
-    async def _name_installed_models(self, error: ProbeError) -> ProbeError:
-        """Return the error with the names of the installed models in its remedy, if the server answers."""
-        try:
-            names = ", ".join(sorted(model.name for model in await self._client.installed())) or "none"
-        except ProbeError:
-            return error
+    def _with_installed_models(self, error: ProbeError, models: tuple[InstalledModel, ...]) -> ProbeError:
+        """Return the error with the names of the installed models in its remedy."""
+        names = ", ".join(sorted(model.name for model in models)) or "none"
         shown = self._client.auth.redact(names)[:_INSTALLED_CHARACTERS_MAX]
         return ProbeError(error.reason, error.detail, f"{error.remedy} Installed models: {shown}.")
+
+
+def _find_installed(
+    plan: ModelPlan, models: tuple[InstalledModel, ...], loaded: LoadedModel | None
+) -> InstalledModel | None:
+    """Return a model's entry in the list of installed models, None if only the list of loaded ones has it.
+
+    Raises `ProbeError` if the model can never be probed: it is neither installed nor loaded, or runs in the cloud.
+    """
+    name = canonical_model_name(plan.model)
+    installed = next((entry for entry in models if canonical_model_name(entry.name) == name), None)
+    if installed is not None and installed.cloud:
+        raise ProbeError(
+            Reason.UNSUPPORTED,
+            "the model runs on a cloud service and not on this server",
+            "Remove cloud models from the configuration: a probe of them would measure no GPU of this server.",
+        )
+    if installed is None and loaded is None:
+        raise ProbeError(Reason.MODEL_MISSING, "the model is not installed on the server")
+    return installed
 
 
 def bandwidth_utilization_ratio(

@@ -225,6 +225,47 @@ async def test_a_secret_that_the_server_repeats_is_redacted(tmp_path: Path) -> N
     assert "51ns3cr3t" not in f"{error} {error.detail} {error.remedy}"
 
 
+@pytest.mark.parametrize("when_unloaded", ["borrow", "skip", "load"])
+async def test_a_model_that_is_not_installed_is_missing_whatever_else_is_loaded(when_unloaded: Any) -> None:
+    """It would never be probed, so it fails instead of being skipped. Nothing is sent to the loaded model's runner."""
+    async with scripted(FAST, ScriptedModel("other")) as (prober, engine, server):
+        await engine.other_client("other", tokens=1)
+        server.requests.clear()
+        error = await failure(prober, model_plan("llama3.2", when_unloaded=when_unloaded))
+
+    assert error.reason is Reason.MODEL_MISSING
+    assert "llama3.1:latest" in error.remedy
+    assert [request.path for request in server.requests] == ["/api/version", "/api/ps", "/api/tags"]
+
+
+@pytest.mark.parametrize("when_unloaded", ["borrow", "skip", "load"])
+async def test_a_cloud_model_is_unsupported(when_unloaded: Any) -> None:
+    """It runs on another machine, so it is neither skipped nor sent a question."""
+    cloud = ScriptedModel("gpt-oss:120b-cloud", remote_host="https://ollama.com")
+    async with scripted(FAST, cloud) as (prober, engine, server):
+        await engine.other_client("llama3.1", tokens=1)
+        server.requests.clear()
+        error = await failure(prober, model_plan("gpt-oss:120b-cloud", when_unloaded=when_unloaded))
+
+    assert error.reason is Reason.UNSUPPORTED
+    assert "cloud" in error.detail
+    assert generate_bodies(server) == []
+
+
+async def test_the_requests_of_a_probe() -> None:
+    """What is known of the server is requested before anything is loaded, and once."""
+    async with scripted() as (prober, _, server):
+        await read(prober, model_plan(when_unloaded="borrow"))
+        cold = [request.path.removeprefix("/api/") for request in server.requests]
+        await read(prober, model_plan(when_unloaded="load"))
+        server.requests.clear()
+        await read(prober, model_plan(when_unloaded="skip"))
+        warm = [request.path.removeprefix("/api/") for request in server.requests]
+
+    assert cold == ["version", "ps", "tags", "generate", "ps", "generate", "ps", "generate"]
+    assert warm == ["version", "ps", "tags", "generate", "ps"]
+
+
 async def test_a_secret_among_the_installed_models_is_redacted() -> None:
     """Their names are text of the server, and stand in the remedy."""
     models = (FAST, ScriptedModel("hdr-51ns3cr3t"))
