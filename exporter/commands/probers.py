@@ -35,15 +35,17 @@ async def models_to_probe(target: TargetPlan, client: OllamaClient) -> Sequence[
     """Return the configured models, or those that the server has. Raises ProbeError where it has none."""
     if not isinstance(target.models, str):
         return target.models
-    models = await discover(target, client)
-    if not models:
+    found = await discover(target, client)
+    if not found.models:
+        if found.failed:
+            raise next(iter(found.failed.values()))
         remedy = (
             "Load a model, or list models in the configuration."
             if target.models == "loaded"
             else "Pull a model on the server with `ollama pull`."
         )
         raise ProbeError(Reason.MODEL_MISSING, f"no {target.models} model on the server can generate", remedy)
-    return tuple(models.values())
+    return tuple(found.models.values())
 
 
 def print_failure(console: Console, key: ModelKey, error: ProbeError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 from exporter.errors import ProbeError, Reason, SkipReason
 from exporter.gpu.base import ProbedModel
@@ -24,6 +25,16 @@ SETTLE_SECONDS = 0.1
 _INSTALLED_CHARACTERS_MAX = 400
 
 log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the server's lists say before a probe."""
+
+    installed: InstalledModel | None
+    loaded: LoadedModel | None
+    others: tuple[LoadedModel, ...]
+    """The other loaded models."""
 
 
 class Prober:
@@ -48,25 +59,18 @@ class Prober:
             loaded, others = await self._client.find_loaded(plan.model)
             models = await self._client.installed()
             try:
-                installed = _find_installed(plan, models, loaded)
+                seen = _Seen(_find_installed(plan, models, loaded), loaded, others)
                 if loaded is None and (skip := reason_to_skip(plan, others)):
                     return skip
-                return await self._measure(plan, installed, loaded, others, chunks or ChunkRecorder(), reference)
+                return await self._measure(plan, seen, chunks or ChunkRecorder(), reference=reference)
             except ProbeError as error:
                 if error.reason is Reason.MODEL_MISSING:
                     raise self._with_installed_models(error, models) from error
                 raise
 
-    async def _measure(
-        self,
-        plan: ModelPlan,
-        installed: InstalledModel | None,
-        loaded: LoadedModel | None,
-        others: tuple[LoadedModel, ...],
-        chunks: ChunkRecorder,
-        reference: bool,
-    ) -> Reading:
+    async def _measure(self, plan: ModelPlan, seen: _Seen, chunks: ChunkRecorder, *, reference: bool) -> Reading:
         """Load the model if necessary, ask it, and return what that measured."""
+        installed, loaded, others = seen.installed, seen.loaded, seen.others
         load = None
         if loaded is None:
             load = await load_model(self._client, plan)

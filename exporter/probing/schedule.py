@@ -31,40 +31,54 @@ log = get_logger(__name__)
 
 
 class MonotonicIntervalTrigger(BaseTrigger):  # type: ignore[misc]  # APScheduler 3 is untyped
-    """Due times every `interval_seconds` from `first_at` on, both in seconds of the monotonic `clock`."""
+    """Due times every `interval_seconds` from `due_at` on, in seconds of the monotonic `clock`.
 
-    def __init__(self, first_at: float, interval_seconds: float, clock: Callable[[], float]) -> None:
+    `first_at`, if given, is an additional due time before these.
+    """
+
+    def __init__(
+        self, due_at: float, interval_seconds: float, clock: Callable[[], float], first_at: float | None = None
+    ) -> None:
+        self.interval_seconds = interval_seconds
+        self._due_at = due_at
         self._first_at = first_at
-        self._interval_seconds = interval_seconds
         self._clock = clock
         # A timer may fire slightly early, and the wall clock drifts: a due time this near counts as reached.
         self._tolerance_seconds = min(0.5, interval_seconds / 4)
-        self._taken = -1
+        self._taken = 0
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Return the next due time by the wall clock.
 
         A job that was just added or rescheduled has no previous fire time; it is due now if it missed its due time.
         """
-        latest = self._latest()
-        if previous_fire_time is None and latest > self._taken:
+        reached = self._reached()
+        if previous_fire_time is None and reached > self._taken:
             return now
-        next_at = self._first_at + (latest + 1) * self._interval_seconds
-        return now + timedelta(seconds=max(next_at - self._clock(), 0.0))
+        return now + timedelta(seconds=max(self._at(reached) - self._clock(), 0.0))
 
     def take(self) -> int | None:
         """Take the latest due time and return how many before it were missed, or None if none is due."""
-        latest = self._latest()
-        if latest <= self._taken:
+        reached = self._reached()
+        if reached <= self._taken:
             return None
-        missed = latest - self._taken - 1
-        self._taken = latest
+        missed = reached - self._taken - 1
+        self._taken = reached
         return missed
 
-    def _latest(self) -> int:
-        """Return the index of the latest due time reached, -1 before the first."""
-        passed = (self._clock() - self._first_at + self._tolerance_seconds) / self._interval_seconds
-        return max(math.floor(passed), -1)
+    def _reached(self) -> int:
+        """Return how many due times have been reached."""
+        now = self._clock() + self._tolerance_seconds
+        if self._first_at is not None and now < self._first_at:
+            return 0
+        passed = math.floor((now - self._due_at) / self.interval_seconds) + 1
+        return max(passed, 0) + (self._first_at is not None)
+
+    def _at(self, index: int) -> float:
+        """Return the due time of this index."""
+        if self._first_at is None:
+            return self._due_at + index * self.interval_seconds
+        return self._first_at if index == 0 else self._due_at + (index - 1) * self.interval_seconds
 
 
 class Schedule:
@@ -90,11 +104,25 @@ class Schedule:
         self._scheduler.start()
         self._clock_checks = self._loop.create_task(self._follow_wall_clock(), name="follow wall clock")
 
-    def add(self, key: ModelKey, interval_seconds: float, first_in_seconds: float) -> None:
-        """Probe a model every `interval_seconds`, for the first time after `first_in_seconds`."""
-        trigger = MonotonicIntervalTrigger(self._loop.time() + first_in_seconds, interval_seconds, self._loop.time)
+    def add(
+        self, key: ModelKey, interval_seconds: float, due_in_seconds: float, first_in_seconds: float | None = None
+    ) -> None:
+        """Probe a model every `interval_seconds`, from `due_in_seconds` on.
+
+        If `first_in_seconds` is given, it is also probed then, before that. A model that is scheduled already gets new
+        due times; its probe goes on.
+        """
+        now = self._loop.time()
+        first_at = None if first_in_seconds is None else now + first_in_seconds
+        trigger = MonotonicIntervalTrigger(now + due_in_seconds, interval_seconds, self._loop.time, first_at)
         self._triggers[key] = trigger
-        self._scheduler.add_job(self._start_due, trigger, args=(key,), id=repr(key), name=repr(key))
+        name = repr(key)
+        self._scheduler.add_job(self._start_due, trigger, args=(key,), id=name, name=name, replace_existing=True)
+
+    def interval_seconds(self, key: ModelKey) -> float | None:
+        """Return a model's interval, None if it is not scheduled."""
+        trigger = self._triggers.get(key)
+        return trigger.interval_seconds if trigger else None
 
     async def remove(self, keys: Iterable[ModelKey]) -> None:
         """Stop probing these models. Their running probes are cancelled and have ended when this returns."""

@@ -1,4 +1,8 @@
-"""Turns: which probe may run now. One at a time per target, and a limited number in all."""
+"""Turns: which probe may run now. One at a time per target, and a limited number in all.
+
+Fairness: a probe whose server does not answer gives its slot back to the others, see `exporter.probing.slots`. It keeps
+the turn of its target, whose other models would wait for the same server.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from weakref import WeakValueDictionary
 from exporter.errors import SkipReason
 from exporter.logs import get_logger
 from exporter.plan import ModelKey
+from exporter.probing.slots import Slot, Slots
 
 log = get_logger(__name__)
 
@@ -17,12 +22,12 @@ class ProbeTurns:
     """Runs each probe in a task of its own, as soon as it is its turn.
 
     Probes of one target run one at a time, in the order in which they were started. At most `max_concurrent_probes` run
-    in all.
+    at the same time, not counting those that wait for an answer.
     """
 
-    def __init__(self, probe: Callable[[ModelKey], Awaitable[None]], max_concurrent_probes: int) -> None:
+    def __init__(self, probe: Callable[[ModelKey, Slot], Awaitable[None]], max_concurrent_probes: int) -> None:
         self._probe = probe
-        self._slots = asyncio.Semaphore(max_concurrent_probes)
+        self._slots = Slots(max_concurrent_probes)
         self._target_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: dict[ModelKey, asyncio.Task[None]] = {}
         self._running: set[ModelKey] = set()
@@ -61,13 +66,13 @@ class ProbeTurns:
     async def _run(self, key: ModelKey) -> None:
         # Every task that waits holds a reference to its target's lock, so an unused lock is dropped.
         target_lock = self._target_locks.setdefault(key.target, asyncio.Lock())
-        must_wait = target_lock.locked() or self._slots.locked()
-        async with target_lock, self._slots:
+        must_wait = target_lock.locked() or self._slots.full
+        async with target_lock, self._slots.hold() as slot:
             self._running.add(key)
             if must_wait:
                 self._delayed.add(key)
             try:
-                await self._probe(key)
+                await self._probe(key, slot)
             except Exception:
                 log.exception("unhandled error in probe", **key._asdict())
             finally:

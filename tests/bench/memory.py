@@ -43,6 +43,7 @@ from exporter.metrics.collector import ProbeCollector
 from exporter.metrics.exposition import Format, render
 from exporter.plan import ModelKey
 from exporter.probing.schedule import Schedule
+from exporter.probing.slots import Slot
 from exporter.probing.turns import ProbeTurns
 from exporter.state.store import StateStore
 
@@ -102,7 +103,7 @@ def simulate(sender: Connection) -> None:
     runs = 0
     hours: list[tuple[float, int]] = []
 
-    async def probe(key: ModelKey) -> None:
+    async def probe(key: ModelKey, _: Slot) -> None:
         nonlocal runs
         runs += 1
         await asyncio.sleep(3 + runs % 7 / 10)

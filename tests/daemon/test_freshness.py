@@ -17,6 +17,7 @@ from exporter.metrics.collector import ProbeCollector
 from exporter.metrics.families import READINGS, metrics_table
 from exporter.plan import ModelKey
 from exporter.probing.schedule import Schedule
+from exporter.probing.slots import Slot
 from exporter.probing.turns import ProbeTurns
 from exporter.state.store import StateStore
 
@@ -35,7 +36,7 @@ class Pipeline:
         ProbeCollector(self.store, self.registry, collectors=())
         self.store.add_model(KEY, PLAN)
 
-        async def run(_: ModelKey) -> None:
+        async def run(_: ModelKey, __: Slot) -> None:
             await probe(self.store)
 
         self.schedule = Schedule(ProbeTurns(run, max_concurrent_probes=4), self.store.probe_skipped)

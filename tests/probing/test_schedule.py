@@ -14,6 +14,7 @@ from support.simulated import SimulatedLoop, run_simulated
 from exporter.errors import SkipReason
 from exporter.plan import ModelKey
 from exporter.probing.schedule import MonotonicIntervalTrigger, Schedule
+from exporter.probing.slots import Slot
 from exporter.probing.turns import ProbeTurns
 
 A, B, C = ModelKey("one", "a"), ModelKey("one", "b"), ModelKey("two", "c")
@@ -39,10 +40,11 @@ class Log:
         """Count skipped due times."""
         self.skips[key, reason] += count
 
-    def prober(self, seconds: float | Callable[[float], float]) -> Callable[[ModelKey], Awaitable[None]]:
+    def prober(self, seconds: float | Callable[[float], float]) -> Callable[[ModelKey, Slot], Awaitable[None]]:
         """Return a probe that takes `seconds`, which may depend on when it starts."""
 
-        async def probe(key: ModelKey) -> None:
+        async def probe(key: ModelKey, slot: Slot) -> None:
+            slot.count_chunks = lambda: int(self.loop.time() * 10)
             assert not self.running[key.target], "two probes of one target at once"
             self.running[key.target] += 1
             self.maximum_at_once = max(self.maximum_at_once, sum(self.running.values()))
@@ -113,6 +115,59 @@ def test_each_model_is_probed_at_its_due_times() -> None:
     assert log.times(A) == pytest.approx([index * MINUTE for index in range(DAY // MINUTE)], abs=1)
     assert log.times(C) == pytest.approx([5 + index * 15 * MINUTE for index in range(DAY // (15 * MINUTE))], abs=1)
     assert not log.skips
+
+
+def test_a_first_probe_comes_in_addition_to_the_due_times() -> None:
+    """It does not move them."""
+
+    async def add(_: SimulatedLoop, schedule: Schedule) -> None:
+        schedule.add(A, MINUTE, 45, first_in_seconds=3)
+        await asyncio.sleep(0)
+
+    log = simulate({}, 4 * MINUTE, meanwhile=add)
+
+    assert log.times(A) == pytest.approx([3, 45, 105, 165, 225], abs=1)
+    assert not log.skips
+
+
+def test_new_due_times_do_not_end_the_running_probe() -> None:
+    """They apply from the next probe on."""
+
+    async def change(_: SimulatedLoop, schedule: Schedule) -> None:
+        await asyncio.sleep(MINUTE + 1)
+        schedule.add(A, 2 * MINUTE, 30)
+
+    log = simulate({A: (MINUTE, 0)}, 6 * MINUTE, probe_seconds=5, meanwhile=change)
+
+    assert log.times(A) == pytest.approx([0, 60, 91, 211, 331], abs=1)
+    assert log.cancelled == []
+
+
+def test_hung_servers_do_not_take_the_turns_of_healthy_ones() -> None:
+    """With four turns, 8 healthy targets keep their rate next to 24 whose probes wait for five minutes."""
+    healthy = {ModelKey(f"healthy{index}", "m"): (MINUTE, 20.0 + index) for index in range(8)}
+    hung = {ModelKey(f"hung{index}", "m"): (MINUTE, index / 4) for index in range(24)}
+    runs: Counter[ModelKey] = Counter()
+    skips: Counter[tuple[ModelKey, SkipReason]] = Counter()
+
+    async def work(loop: SimulatedLoop) -> None:
+        async def probe(key: ModelKey, slot: Slot) -> None:
+            runs[key] += 1
+            if key in healthy:
+                slot.count_chunks = lambda: int(loop.time() * 10)
+            await asyncio.sleep(5 if key in healthy else 5 * MINUTE)
+
+        schedule = Schedule(ProbeTurns(probe, 4), lambda key, reason, count: skips.update({(key, reason): count}))
+        schedule.start()
+        for key, (interval, due_in) in {**healthy, **hung}.items():
+            schedule.add(key, interval, due_in)
+        await asyncio.sleep(HOUR - 1)
+        await schedule.stop()
+
+    run_simulated(work)
+
+    assert {runs[key] for key in healthy} == {60}
+    assert {key for key, _ in skips} == set(hung)
 
 
 def test_models_of_one_target_that_are_due_at_once_take_turns() -> None:
@@ -245,7 +300,7 @@ def test_an_unhandled_error_does_not_end_the_schedule(caplog: pytest.LogCaptureF
     async def work(_: SimulatedLoop) -> int:
         runs = 0
 
-        async def probe(_: ModelKey) -> None:
+        async def probe(_: ModelKey, __: Slot) -> None:
             nonlocal runs
             runs += 1
             raise RuntimeError("odd")

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import web
 from support.faults import Fault, FaultKind
 from support.faulty_ollama import FaultyEngine
-from support.probing import model_plan, target_plan, until
+from support.probing import model_plan, serving, target_plan, until, workload
 
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedModel
 from exporter.errors import Reason, SkipReason
 from exporter.gpu.monitor import GpuMonitor
-from exporter.plan import ModelKey, ModelPlan, TargetPlan
-from exporter.probing.target import Target
+from exporter.plan import ModelKey, TargetPlan
+from exporter.probing.target import ModelChanges, Target
 from exporter.state.model_state import ModelState
-from exporter.state.store import StateStore
+from exporter.state.store import DiscoveryState, StateStore
 
 FAST = ScriptedModel(tokens_per_second=1000, load_seconds=0.01)
 KEY = ModelKey("t", "llama3.1")
@@ -30,11 +31,11 @@ async def started(plan: TargetPlan) -> AsyncIterator[tuple[Target, StateStore]]:
     """Yield a started target, and the store that receives its models and results."""
     store = StateStore()
 
-    async def follow(_: Target, added: Mapping[ModelKey, ModelPlan], removed: Sequence[ModelKey]) -> None:
+    async def follow(_: Target, changes: ModelChanges) -> None:
         await asyncio.sleep(0)
-        for key in removed:
+        for key in changes.removed:
             store.remove_model(key)
-        for key, model in added.items():
+        for key, model in (*changes.added.items(), *changes.changed.items()):
             store.add_model(key, model)
 
     target = Target(plan, GpuMonitor(), store, follow)
@@ -192,9 +193,9 @@ async def test_only_changes_are_reported() -> None:
     """Each call names what was added and what was removed, and there is none if nothing changed."""
     changes: list[tuple[list[str], list[str]]] = []
 
-    async def changed(target: Target, added: Mapping[ModelKey, ModelPlan], removed: Sequence[ModelKey]) -> None:
-        assert added.keys() <= target.models.keys()
-        changes.append(([key.model for key in added], [key.model for key in removed]))
+    async def changed(target: Target, now: ModelChanges) -> None:
+        assert now.added.keys() <= target.models.keys()
+        changes.append(([key.model for key in now.added], [key.model for key in now.removed]))
 
     engine = FaultyEngine([FAST])
     async with OllamaServer(engine) as server:
@@ -206,6 +207,120 @@ async def test_only_changes_are_reported() -> None:
         await target.close()
 
     assert changes == [(["llama3.1"], []), (["new"], ["llama3.1"])]
+
+
+async def test_a_list_that_fails_keeps_the_models_and_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """With `up` at 1 nothing else would show that the server's models are unknown."""
+    caplog.set_level("INFO")
+    engine = FaultyEngine([FAST])
+    async with (
+        OllamaServer(engine) as server,
+        started(target_plan(server.url, models="installed")) as (target, store),
+    ):
+        await until(lambda: list(target.models) == [KEY])
+        assert store.discoveries() == {"t": DiscoveryState(success=True, ignored_models=0)}
+        for path in ("/api/tags", "/api/ps"):
+            await target.apply(target_plan(server.url, models="loaded" if path == "/api/ps" else "installed"))
+            await target.check()
+            kept = list(target.models)
+            engine.inject(fault := Fault(FaultKind.FORBIDDEN, path=path))
+            await target.check()
+            await target.check()
+            assert store.discoveries() == {"t": DiscoveryState(success=False, ignored_models=0)}
+            assert list(target.models) == kept
+            assert store.server_versions()["t"] is not None
+            fault.end()
+            await target.check()
+            assert store.discoveries()["t"].success
+
+    assert [logged["reason"] for logged in fields(caplog, "discovery failed, keeping the models known before")] == [
+        Reason.DENIED
+    ] * 2
+    assert len(fields(caplog, "discovery succeeds again")) == 2
+
+
+async def test_a_known_model_that_cannot_be_shown_is_kept() -> None:
+    """It was described before, and its counters would be lost."""
+    known = {"digest": "1"}
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/api/show":
+            return web.json_response({"capabilities": ["completion"]}, status=200 if known["digest"] == "1" else 500)
+        return web.json_response({"models": [{"name": "m", **known}], "version": "0.24.0"})
+
+    async with serving(answer) as url, started(target_plan(url, models="installed")) as (target, store):
+        await until(lambda: list(target.models) == [ModelKey("t", "m")])
+        known["digest"] = "2"
+        await target.check()
+
+        assert list(target.models) == [ModelKey("t", "m")]
+        assert store.discoveries()["t"].success
+
+
+async def test_a_new_plan_applies_from_the_next_probe_on() -> None:
+    """The probe that runs ends under its own plan, and the client stays; one of another workload is discarded."""
+    engine = FaultyEngine([FAST])
+    async with OllamaServer(engine) as server, started(target_plan(server.url, model_plan())) as (target, store):
+        changes: list[dict[str, Any]] = [{"timeout_seconds": 7}, {"workload": workload(num_predict=40)}]
+        for number, change in enumerate(changes, 1):
+            server.requests.clear()
+            task = asyncio.create_task(target.probe(KEY))
+            await until(lambda: any(request.path == "/api/generate" for request in server.requests))
+            client = target._client
+            await target.apply(target_plan(server.url, model_plan(**change)))
+            await task
+            assert target._client is client
+            assert state(store).runs == number
+            assert state(store).plan == model_plan(**change)
+        assert (state(store).successes, state(store).cancelled) == (1, 1)
+        assert store.statuses()[0].reading is None
+
+        await target.probe(KEY)
+        reading = store.statuses()[0].reading
+        assert reading is not None
+        assert reading.figures.output_tokens == 40
+
+
+async def test_another_connection_is_used_from_then_on() -> None:
+    """The counters stay."""
+    async with OllamaServer(FaultyEngine([FAST])) as old, OllamaServer(FaultyEngine([FAST])) as new:
+        async with started(target_plan(old.url, model_plan())) as (target, store):
+            await target.probe(KEY)
+            await target.apply(target_plan(new.url, model_plan()))
+            old.requests.clear()
+            await target.probe(KEY)
+
+            assert state(store).successes == 2
+        assert not old.requests
+
+
+async def test_models_are_kept_when_discovery_replaces_the_list_and_back() -> None:
+    """Their plans change at once, and discovery is exposed only while it is configured."""
+    listed_model = model_plan(expected_decode_tokens_per_second=50)
+    async with (
+        OllamaServer(FaultyEngine([FAST])) as server,
+        started(target_plan(server.url, listed_model)) as (target, store),
+    ):
+        await target.probe(KEY)
+        await target.apply(target_plan(server.url, models="installed"))
+        assert target.models[KEY].expected_decode_tokens_per_second is None
+        await until(lambda: "t" in store.discoveries())
+        await target.apply(target_plan(server.url, listed_model))
+
+        assert store.discoveries() == {}
+        assert (state(store).successes, state(store).plan) == (1, listed_model)
+
+
+async def test_a_probe_skipped_as_occupied_is_counted_and_dated() -> None:
+    """It is no run, but the server was looked at."""
+    engine = FaultyEngine([FAST, ScriptedModel("other")])
+    plan = model_plan(when_unloaded="borrow")
+    async with OllamaServer(engine) as server, started(target_plan(server.url, plan)) as (target, store):
+        await engine.other_client("other", tokens=1)
+        await target.probe(KEY)
+
+        assert (state(store).runs, state(store).skipped[SkipReason.OCCUPIED]) == (0, 1)
+        assert state(store).last_run is not None
 
 
 async def test_a_server_that_is_away_keeps_its_models() -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
+from support.probing import until
 
 from exporter.errors import SkipReason
 from exporter.plan import ModelKey
+from exporter.probing.slots import Slot
 from exporter.probing.turns import ProbeTurns
 
 A, B, C, D = ModelKey("one", "a"), ModelKey("one", "b"), ModelKey("two", "c"), ModelKey("three", "d")
+E = ModelKey("four", "e")
 
 
 @dataclass
@@ -22,10 +26,12 @@ class Probes:
 
     running: list[ModelKey] = field(default_factory=list)
     ran: list[ModelKey] = field(default_factory=list)
+    slots: dict[ModelKey, Slot] = field(default_factory=dict)
     ends: dict[ModelKey, asyncio.Event] = field(default_factory=dict)
 
-    async def probe(self, key: ModelKey) -> None:
+    async def probe(self, key: ModelKey, slot: Slot) -> None:
         """Run until `end`."""
+        self.slots[key] = slot
         self.running.append(key)
         self.ran.append(key)
         self.ends[key] = asyncio.Event()
@@ -60,6 +66,13 @@ async def turns(probes: Probes) -> AsyncIterator[ProbeTurns]:
     await turns.cancel_all()
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the time after which a probe gives back its slot."""
+    monkeypatch.setattr("exporter.probing.slots.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("exporter.probing.slots.WAIT_SECONDS", 0.05)
+
+
 async def start(turns: ProbeTurns, *keys: ModelKey) -> list[SkipReason | None]:
     """Start probes in this order and return why each was not started."""
     reasons = [turns.start(key) for key in keys]
@@ -85,6 +98,48 @@ async def test_no_more_probes_run_at_once_than_allowed(turns: ProbeTurns, probes
     await probes.end(C)
 
     assert probes.running == [A, D]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_probe_whose_server_does_not_answer_gives_its_slot_back(turns: ProbeTurns, probes: Probes) -> None:
+    """Its target still waits for it."""
+    await start(turns, A, C, D, B)
+    assert probes.running == [A, C]
+
+    await until(lambda: probes.running == [A, C, D])
+
+    assert B not in probes.running
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_probe_whose_answer_arrives_keeps_its_slot_or_takes_it_again(turns: ProbeTurns, probes: Probes) -> None:
+    """The limit holds again as soon as enough probes have ended."""
+    chunks = itertools.count()
+    await start(turns, A, C)
+    probes.slots[A].count_chunks = lambda: next(chunks)
+    await start(turns, D)
+    await until(lambda: probes.running == [A, C, D])
+    probes.slots[D].count_chunks = lambda: next(chunks)
+    probes.slots[C].count_chunks = lambda: next(chunks)
+    await asyncio.sleep(0.2)
+    await start(turns, E)
+    assert E not in probes.running
+
+    await probes.end(A)
+    assert E not in probes.running
+    await probes.end(C)
+    assert E in probes.running
+
+
+async def test_a_slot_that_is_given_to_a_cancelled_probe_passes_on(turns: ProbeTurns, probes: Probes) -> None:
+    """Both happen in one step of the loop."""
+    await start(turns, A, C, D, E)
+    probes.ends[A].set()
+    await asyncio.sleep(0)
+    await turns.cancel([D])
+    await settle()
+
+    assert probes.running == [C, E]
 
 
 async def test_a_model_due_again_while_its_probe_runs_overlaps(turns: ProbeTurns, probes: Probes) -> None:
@@ -156,7 +211,7 @@ async def test_a_probe_cancelled_before_its_first_step_leaves_nothing_behind(tur
 async def test_an_unhandled_error_is_logged_and_frees_the_turn(caplog: pytest.LogCaptureFixture) -> None:
     """It must not stop the probes of the target."""
 
-    async def probe(_: ModelKey) -> None:
+    async def probe(_: ModelKey, __: Slot) -> None:
         raise RuntimeError("odd")
 
     turns = ProbeTurns(probe, max_concurrent_probes=1)
