@@ -14,7 +14,7 @@ from exporter.ollama.chain import ChunkRecorder, ReferenceChain
 from exporter.ollama.client import OllamaClient
 from exporter.ollama.entries import ModelFile
 from exporter.ollama.error_mapping import map_errors
-from exporter.plan import ModelPlan, TargetPlan, canonical_model_name
+from exporter.plan import ModelPlan, TargetPlan, canonical_model_name, is_cloud_model
 from exporter.probing.contention import contended_by, others_ran
 from exporter.probing.evaluate import evaluate
 from exporter.probing.loading import give_back, is_unused, load_model, reason_to_skip
@@ -167,7 +167,7 @@ def _find_installed(
     """
     name = canonical_model_name(plan.model)
     installed = next((entry for entry in models if canonical_model_name(entry.name) == name), None)
-    if installed is not None and installed.cloud:
+    if is_cloud_model(plan.model) or (installed is not None and installed.cloud):
         raise ProbeError(
             Reason.UNSUPPORTED,
             "the model runs on a cloud service and not on this server",

@@ -78,7 +78,10 @@ class Settings(BaseSettings):
         " alert rules support 1m to 6h.",
     )
     max_concurrent_probes: Integer = Field(
-        4, ge=1, description="Maximum number of targets that are probed at the same time."
+        4,
+        ge=1,
+        description="Maximum number of targets that are probed at the same time, not counting those that do not answer"
+        " for 5 s.",
     )
     probe: ProbeSettings = Field(ProbeSettings(), description="The request of a probe, and its limits.")
     targets: Annotated[tuple[TargetSettings, ...], AfterValidator(not_empty), AfterValidator(_distinct_targets)] = (

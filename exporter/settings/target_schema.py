@@ -7,10 +7,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, model_validator
 
-from exporter.plan import Discovery, ModelPlan, TargetPlan, canonical_model_name
+from exporter.plan import MODELS_MAX, Discovery, ModelPlan, TargetPlan, canonical_model_name
 from exporter.settings.http_values import CaFile, Headers, SecretFile, TokenFile, Url, Username
 from exporter.settings.probe_schema import DEFAULT_MODEL, STRICT, ModelSettings, Overrides, model_plan
-from exporter.settings.values import Text, not_empty
+from exporter.settings.values import Integer, Text, not_empty
 
 LIST_TAG, WORD_TAG = "(list)", "(word)"
 """What pydantic puts into the location of an error for the two forms of `models`."""
@@ -82,6 +82,13 @@ class TargetSettings(Overrides):
         description="Models to probe: a list, or `installed` or `loaded` to follow the models of the server. Cloud"
         " models and models that cannot generate text are left out then.",
     )
+    max_models: Integer = Field(
+        MODELS_MAX,
+        ge=1,
+        le=1000,
+        description="Number of models that are probed at most where `models` is `installed` or `loaded`, in order of"
+        " their name. Raise Prometheus' `sample_limit` with it.",
+    )
     headers: Headers = Field(
         default_factory=dict,
         repr=False,
@@ -132,6 +139,7 @@ class TargetSettings(Overrides):
             local=self.url.is_local if self.local is None else self.local,
             models=models,
             defaults=model_plan("", values),
+            max_models=self.max_models,
             headers={name: value.get_secret_value() for name, value in self.headers.items()},
             bearer_token_file=self.bearer_token_file,
             **credentials,

@@ -14,6 +14,20 @@ from support.configurations import load, mistakes, target
 from exporter.settings.target_schema import TargetSettings
 
 
+def test_the_number_of_discovered_models_is_limited(tmp_path: Path) -> None:
+    """One server's models must not fill Prometheus' sample limit."""
+    default, more = load(
+        tmp_path,
+        """
+        targets:
+          - {url: "http://192.0.2.1:1", models: installed}
+          - {url: "http://192.0.2.2:1", models: installed, max_models: 200}
+        """,
+    ).plans()
+
+    assert (default.max_models, more.max_models) == (64, 200)
+
+
 def test_a_target_gives_a_plan_with_all_its_values(tmp_path: Path) -> None:
     """Every key of the target is in its plan."""
     (tmp_path / "password").write_text("s3cret\n")
