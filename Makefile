@@ -21,7 +21,7 @@ test-fresh: ## make test and make demo on a new Debian, as an ordinary user (Deb
 test-lowest: ## the suite with the lowest versions that pyproject.toml allows, in .lowest
 	sh tests/lowest_versions.sh $(ARGS)
 
-test-slow: .venv/dev programs ## the tests left out of `make test`: the alert rules over simulated months
+test-slow: .venv/dev programs ## the tests left out of `make test`: the alert rules over simulated months, a soak
 	$(BIN)/python -m pytest -m slow --durations=10 $(ARGS)
 
 lint: .venv/dev ## ruff and mypy
@@ -37,6 +37,12 @@ run: .venv/demo ## the daemon (ARGS="--url http://gpu-a:11434 --model llama3.1")
 
 bench: .venv/dev ## print how accurate the measurements are and what they cost
 	$(BIN)/python tests/bench
+
+soak: .venv/dev ## the daemon under random faults and reloads for 20 minutes, with a verdict (ARGS="--minutes 60")
+	$(BIN)/python tests/bench/soak.py $(ARGS)
+
+attacks: .venv/dev ## what each attack of a hostile server costs: /metrics, memory, a healthy target (ARGS="--seconds 30")
+	$(BIN)/python tests/bench/attacks.py $(ARGS)
 
 bench-alerts: .venv/dev programs ## what the alert rules catch and miss on simulated histories
 	$(BIN)/python tests/bench/alerts/run.py $(ARGS)
@@ -101,4 +107,4 @@ clean: ## remove what these targets made in this folder
 	$(INSTALL_SELF)
 	@touch .venv/demo
 
-.PHONY: help test test-slow test-fresh test-lowest golden lint demo run bench bench-alerts rules dashboards chart docs image test-containers dist lock programs clean
+.PHONY: help test test-slow test-fresh test-lowest golden lint demo run bench soak attacks bench-alerts rules dashboards chart docs image test-containers dist lock programs clean

@@ -7,6 +7,7 @@ import sys
 import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException
+from urllib.error import HTTPError
 
 DEFAULT_URL = "http://127.0.0.1:10434/-/healthy"
 TIMEOUT_SECONDS = 5
@@ -24,5 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         with opener.open(url, timeout=TIMEOUT_SECONDS):
             return 0
     except (OSError, ValueError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         print(f"{url}: {error}. Check that the exporter is running and the URL is right.", file=sys.stderr)
         return 1
