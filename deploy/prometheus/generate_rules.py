@@ -42,10 +42,12 @@ def rule_groups(clock: Clock, links: Links) -> list[dict[str, Any]]:
         *baselines.baseline(clock),
         *baselines.quantiles(clock),
         baselines.always_contended(clock),
+        baselines.unmeasured(clock),
         baselines.norms(clock),
         *baselines.changes(clock),
     ]
-    firing = [*alerts.throughput(template), *alerts.outages(template), *alerts.conditions(template)]
+    kinds = (alerts.throughput, alerts.outages, alerts.gaps, alerts.conditions)
+    firing = [rule for kind in kinds for rule in kind(template)]
     return [
         {"name": "ollama-probe-readings", "interval": fast_interval, "rules": fast},
         {"name": "ollama-probe-baselines", "interval": slow_interval, "rules": slow},

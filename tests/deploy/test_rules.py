@@ -13,12 +13,14 @@ import pytest
 import yaml
 from support.programs import Release
 
+from exporter.errors import SkipReason
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/prometheus"
 GENERATOR = FOLDER / "generate_rules.py"
 sys.path.append(str(FOLDER))
 
-from ruleset.annotations import SENTENCES  # noqa: E402 - needs the path above
+from ruleset.annotations import SENTENCES, SKIP_SENTENCES  # noqa: E402 - needs the path above
 from ruleset.causes import Cause  # noqa: E402 - needs the path above
 
 RULES = yaml.safe_load((FOLDER / "rules.yml").read_text())
@@ -92,6 +94,13 @@ def test_runbook_lists_every_cause_in_order() -> None:
     listed = re.findall(r"^\| `(\w+)` \|", (FOLDER / "runbook.md").read_text().partition("### When")[0], re.MULTILINE)
     assert listed == list(Cause)
     assert SENTENCES.keys() == set(Cause)
+
+
+def test_every_skip_reason_has_a_sentence_and_a_row_in_the_runbook() -> None:
+    """The alert of a skipped model explains each reason, and so does its section of the runbook."""
+    section = (FOLDER / "runbook.md").read_text().partition("## OllamaProbeSkipped")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(SkipReason)
+    assert list(SKIP_SENTENCES) == list(SkipReason)
 
 
 def test_records_are_not_grouped_by_gpu_or_instance() -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ruleset import thresholds
-from ruleset.annotations import CLOCK, GPU, MODEL, RATE_NOW, REFERENCE_NOW, TEMPERATURE, TIMEOUT, cause_sentence
+from ruleset.annotations import (
+    CLOCK,
+    GPU,
+    MODEL,
+    RATE_NOW,
+    REFERENCE_NOW,
+    TEMPERATURE,
+    TIMEOUT,
+    cause_sentence,
+    skip_sentence,
+)
 from ruleset.causes import Cause
-from ruleset.intervals import MODEL_KEY, Clock, format_duration
+from ruleset.intervals import MODEL_KEY, Clock, format_duration, per_interval_range, three_runs_window
 from ruleset.recording import (
     ALWAYS_CONTENDED,
     DEGENERATE,
@@ -17,6 +27,7 @@ from ruleset.recording import (
     RATE,
     STATE,
     TRUNCATED,
+    UNMEASURED,
     Rule,
     last_slow,
 )
@@ -41,10 +52,24 @@ class AlertTemplate:
     clock: Clock
 
     def alert(
-        self, name: str, severity: str, expr: str, summary: str, description: str, *, hold: float = 0, wait: float = 0
+        self,
+        name: str,
+        severity: str,
+        expr: str,
+        summary: str,
+        description: str,
+        *,
+        hold: float = 0,
+        wait: float = 0,
+        about: Sequence[str] = ("target", "model"),
     ) -> Rule:
-        """Return an alerting rule. `hold` and `wait` are `keep_firing_for` and `for`, in seconds of wall clock."""
-        variables = "var-target={{ $labels.target | urlquery }}&var-model={{ $labels.model | urlquery }}"
+        """Return an alerting rule.
+
+        `hold` and `wait` are `keep_firing_for` and `for`, in seconds of wall clock. `about` names the labels that the
+        alert has and that select what the dashboard shows.
+        """
+        variables = "&".join(f"var-{label}={{{{ $labels.{label} | urlquery }}}}" for label in about)
+        dashboard = f"{self.links.dashboard}?{variables}" if variables else self.links.dashboard
         timing = {
             key: format_duration(max(self.clock.fast_interval, self.clock.scaled(seconds)))
             for key, seconds in (("for", wait), ("keep_firing_for", hold))
@@ -59,7 +84,7 @@ class AlertTemplate:
                 "summary": summary,
                 "description": description,
                 "runbook_url": f"{self.links.runbook}#{name.lower()}",
-                "dashboard_url": f"{self.links.dashboard}?{variables}",
+                "dashboard_url": dashboard,
             },
         }
 
@@ -176,6 +201,7 @@ def outages(template: AlertTemplate) -> Iterator[Rule]:
         "The Ollama server {{ $labels.target }} is down",
         "The server has not answered /api/version within 5 seconds for 5 minutes.",
         wait=300,
+        about=["target"],
     )
     known = f"last_over_time(ollama_probe_build_info[{clock.window(21600)}])"
     down = f"max by (job, instance) (up) == 0 and on (job, instance) {known}"
@@ -198,21 +224,64 @@ def outages(template: AlertTemplate) -> Iterator[Rule]:
         "The exporter of job {{ $labels.job }}{{ with $labels.instance }} on {{ . }}{{ end }} cannot be scraped",
         "Its models are not monitored until it returns. Throughput alerts that are firing are held for six hours.",
         wait=600,
+        about=[],
+    )
+
+
+def gaps(template: AlertTemplate) -> Iterator[Rule]:
+    """Yield the alerts of what is not probed at all, without an error of a probe."""
+    present = f"max by ({MODEL_KEY}) (ollama_probe_interval_seconds)"
+    yield template.alert(
+        "OllamaProbeSkipped",
+        "info",
+        f"topk by ({MODEL_KEY}) (1, {last_slow(UNMEASURED, template.clock)})\n"
+        f"and on ({MODEL_KEY}) {present}\n"
+        f"unless on ({MODEL_KEY}) ollama_probe_decode_tokens_per_second",
+        f"{MODEL} has not been measured for a day: its probes are skipped ({{{{ $labels.reason }}}})",
+        "No probe of the last day succeeded, and most of them were skipped. The most frequent reason: "
+        f"{skip_sentence()}",
+    )
+    yield template.alert(
+        "OllamaProbeDiscoveryFailed",
+        "warning",
+        "max by (job, target) (ollama_probe_discovery_success) == 0\n"
+        "and on (job, target) max by (job, target) (ollama_probe_up) == 1",
+        "The models of {{ $labels.target }} cannot be listed",
+        "The server answers /api/version, but its models could not be listed for 15 minutes. Models that were found "
+        "before are still probed; new ones are not. See the log of the exporter.",
+        wait=900,
+        about=["target"],
+    )
+    yield template.alert(
+        "OllamaProbeConfigReloadFailed",
+        "warning",
+        "max by (job, instance) (ollama_probe_config_last_reload_successful) == 0",
+        "The exporter on {{ $labels.instance }} could not reload its configuration",
+        "It continues with the former configuration, and would not start again with the present one. Run "
+        "`ollama-throughput-exporter check-config`, or see the log of the exporter.",
+        wait=300,
+        about=[],
     )
 
 
 def conditions(template: AlertTemplate) -> Iterator[Rule]:
-    """Yield the alerts of states that matter without a drop, averaged over three runs to ignore a single reading."""
+    """Yield the alerts of states that matter without a drop, most of them averaged over three runs."""
     hold = 900.0
     week = f"[{template.clock.window(thresholds.NORM_WINDOW)}:{template.clock.window(thresholds.HOUR)}]"
     chronic = f'sum_over_time({STATE}:latest{{state="{Cause.CPU}"}}{week}) > 150'
+
+    def on_cpu(seconds: float) -> str:
+        return f'last_over_time({STATE}:latest{{state="{Cause.PARTIAL_OFFLOAD}"}}[{format_duration(seconds)}]) > 0.02'
+
+    # The last reading, not a mean: what is on the CPU is read from the server and has no noise.
     yield template.alert(
         "OllamaProbeModelPartlyOnCPU",
         "info",
-        f'{STATE}:recent{{state="{Cause.PARTIAL_OFFLOAD}"}} > 0.02\nunless on ({MODEL_KEY}) ({chronic})',
-        f"{{{{ $value | humanizePercentage }}}} of {MODEL} is not on a GPU",
-        "Layers on the CPU slow down the whole model: a quarter of them can cost most of the rate. This alert ends "
-        f"when the model has been entirely on the CPU for a week, which is then assumed to be intended.{GPU}",
+        f"(\n{per_interval_range(template.clock, on_cpu, three_runs_window)}\n)\nunless on ({MODEL_KEY}) ({chronic})",
+        f"{{{{ $value | humanizePercentage }}}} of {MODEL} is on the CPU",
+        "{{ if eq $value 1.0 }}The model runs on the CPU alone, which is usually many times slower than a GPU."
+        "{{ else }}Layers on the CPU slow down the whole model: a quarter of them can cost most of the rate."
+        f"{{{{ end }}}} If that is intended, set `cpu_intended: true`.{GPU}",
         hold=hold,
     )
     yield template.alert(

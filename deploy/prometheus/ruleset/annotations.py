@@ -5,6 +5,8 @@ Source: https://prometheus.io/docs/prometheus/latest/configuration/template_refe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ruleset.causes import Cause
 from ruleset.recording import RATE
 
@@ -65,6 +67,25 @@ SENTENCES: dict[Cause, str] = {
 
 def cause_sentence() -> str:
     """Return a template for the sentence of the alert's `cause` label."""
-    first, *others = SENTENCES.items()
-    branches = "".join(f'{{{{ else if eq $labels.cause "{cause}" }}}}{text}' for cause, text in others)
-    return f'{{{{ if eq $labels.cause "{first[0]}" }}}}{first[1]}{branches}{{{{ end }}}}'
+    return _choice("cause", SENTENCES.items())
+
+
+SKIP_SENTENCES = {
+    "unloaded": "the model was not loaded, and `when_unloaded: skip` does not load it.",
+    "occupied": "another model was loaded, and loading this one might have evicted it. `when_unloaded: load` loads it "
+    "anyway.",
+    "overlap": "the previous probe of the model had not finished. Lengthen `interval`.",
+    "late": "the probe could not start in time. Raise `max_concurrent_probes`, or lengthen `interval`.",
+}
+"""What each value of `ollama_probe_skipped_total{reason}` means, and what to do about it."""
+
+
+def skip_sentence() -> str:
+    """Return a template for the sentence of the alert's `reason` label."""
+    return _choice("reason", SKIP_SENTENCES.items())
+
+
+def _choice(label: str, texts: Iterable[tuple[str, str]]) -> str:
+    """Return a template for the text of a label's value."""
+    branches = (f'if eq $labels.{label} "{value}" }}}}{text}' for value, text in texts)
+    return f"{{{{ {'{{ else '.join(branches)}{{{{ end }}}}"

@@ -16,6 +16,7 @@ from ruleset.recording import (
     RATE,
     STATE,
     TRUNCATED,
+    UNMEASURED,
     Rule,
     record,
 )
@@ -111,6 +112,26 @@ def always_contended(clock: Clock) -> Rule:
 
     expr = per_interval_range(clock, render, at_least_runs(4, 12 * thresholds.HOUR))
     return record(ALWAYS_CONTENDED, f"(\n{expr}\n) < {thresholds.ALWAYS_CONTENDED_FIRES:g}")
+
+
+def unmeasured(clock: Clock) -> Rule:
+    """Return the rule of models that were skipped for a day and not measured: how often, by reason.
+
+    A model counts if it was configured a day ago, none of its probes succeeded since then, and more were skipped than
+    run: probes that fail have alerts of their own. The time of the last success is used, and not a counter, because a
+    restart resets counters. At intervals above 6 hours a day holds too few due times.
+    """
+    day = clock.window(thresholds.DAY)
+    skipped, runs = (f"increase(ollama_probe_{name}_total[{day}])" for name in ("skipped", "runs"))
+    last_success = f"max_over_time(ollama_probe_last_success_timestamp_seconds[{day}])"
+    interval_max = max(interval.high for interval in clock.ranges)
+    return record(
+        UNMEASURED,
+        f"sum by ({MODEL_KEY}, reason) ({skipped}) > 0\n"
+        f"and on ({MODEL_KEY}) (sum by ({MODEL_KEY}) ({skipped}) > sum by ({MODEL_KEY}) ({runs}))\n"
+        f"and on ({MODEL_KEY}) max by ({MODEL_KEY}) (ollama_probe_interval_seconds offset {day} <= {interval_max:g})\n"
+        f"unless on ({MODEL_KEY}) (max by ({MODEL_KEY}) ({last_success}) > time() - {clock.scaled(thresholds.DAY):g})",
+    )
 
 
 def norms(clock: Clock) -> Rule:

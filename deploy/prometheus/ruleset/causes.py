@@ -46,19 +46,23 @@ def _throttled(reasons: str) -> str:
     return f'max by ({MODEL_KEY}) (ollama_probe_gpu_throttled_ratio{{reason=~"{reasons}"}})'
 
 
+_UNLESS_INTENDED = f"unless on ({MODEL_KEY}) (max by ({MODEL_KEY}) (ollama_probe_cpu_intended) == 1)"
+"""Leaves out the models that are configured to run on the CPU: there it explains nothing."""
+
 STATE_CAUSES: dict[Cause, StateCause] = {
     # The gpu label where the exporter observed the GPU; a remote server can only report a ratio. The last line gives 0
     # to all other models that have a reading.
     Cause.CPU: StateCause(
-        f'max by ({MODEL_KEY}) (ollama_probe_decode_tokens_per_second{{gpu="cpu"}} * 0 + 1)\n'
+        f'(\nmax by ({MODEL_KEY}) (ollama_probe_decode_tokens_per_second{{gpu="cpu"}} * 0 + 1)\n'
         f"or max by ({MODEL_KEY}) (ollama_probe_model_gpu_ratio == bool 0)\n"
-        f"or max by ({MODEL_KEY}) (ollama_probe_decode_tokens_per_second * 0)",
+        f"or max by ({MODEL_KEY}) (ollama_probe_decode_tokens_per_second * 0)\n)\n"
+        f"{_UNLESS_INTENDED}",
         rise=0.5,
         evidence=0.5,
     ),
     # A quarter of the layers off the GPU costs 88 % of the rate, so 2 % is enough to be the cause.
     Cause.PARTIAL_OFFLOAD: StateCause(
-        f"1 - min by ({MODEL_KEY}) (ollama_probe_model_gpu_ratio)", rise=0.02, evidence=0.02
+        f"1 - min by ({MODEL_KEY}) (ollama_probe_model_gpu_ratio)\n{_UNLESS_INTENDED}", rise=0.02, evidence=0.02
     ),
     Cause.THERMAL: StateCause(_throttled("hw_thermal|sw_thermal"), rise=0.3, evidence=0.3),
     Cause.HW_POWER_BRAKE: StateCause(_throttled("hw_power_brake"), rise=0.3, evidence=0.3),

@@ -15,6 +15,7 @@ DROP = "ollama_probe:drop:active"
 CAUSE = "ollama_probe:cause"
 ALWAYS_CONTENDED = "ollama_probe:always_contended:measured_ratio"
 FAILING = "ollama_probe:failing:share"
+UNMEASURED = "ollama_probe:unmeasured:skipped"
 IDENTITY = "ollama_probe:identity"
 SUSPECT = "ollama_probe:suspect"
 
