@@ -1,4 +1,4 @@
-"""Write the tables of docs/reference/ from the program: `python docs/generate.py` (`make docs`).
+"""Write the tables of docs/reference/ and of the runbook from the program: `python docs/generate.py` (`make docs`).
 
 A page marks each generated part with `<!-- generated: NAME -->` and `<!-- end -->`; the text around it is written by
 hand.
@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs/reference"
 RULES = ROOT / "deploy/prometheus/rules.yml"
 RUNBOOK = "../../deploy/prometheus/runbook.md"
+PAGES = (*sorted(REFERENCE.glob("*.md")), ROOT / "deploy/prometheus/runbook.md")
 READING_LABELS = ("target", "model", "gpu")
 HELP_WIDTH = "100"
 MARKED = re.compile(r"(?<=<!-- generated: )([\w-]+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
@@ -161,8 +162,8 @@ def generated(page: str) -> str:
 
 
 def main() -> None:
-    """Write every page of docs/reference/."""
-    for page in sorted(REFERENCE.glob("*.md")):
+    """Write every page that has generated parts."""
+    for page in PAGES:
         page.write_text(generated(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 

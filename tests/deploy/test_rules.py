@@ -96,10 +96,8 @@ def test_runbook_lists_every_cause_in_order() -> None:
     assert SENTENCES.keys() == set(Cause)
 
 
-def test_every_skip_reason_has_a_sentence_and_a_row_in_the_runbook() -> None:
-    """The alert of a skipped model explains each reason, and so does its section of the runbook."""
-    section = (FOLDER / "runbook.md").read_text().partition("## OllamaProbeSkipped")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(SkipReason)
+def test_every_skip_reason_has_a_sentence() -> None:
+    """The alert of a skipped model explains each reason."""
     assert list(SKIP_SENTENCES) == list(SkipReason)
 
 

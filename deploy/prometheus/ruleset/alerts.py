@@ -257,8 +257,8 @@ def gaps(template: AlertTemplate) -> Iterator[Rule]:
         "warning",
         "max by (job, instance) (ollama_probe_config_last_reload_successful) == 0",
         "The exporter on {{ $labels.instance }} could not reload its configuration",
-        "It continues with the former configuration, and would not start again with the present one. Run "
-        "`ollama-throughput-exporter check-config`, or see the log of the exporter.",
+        "It continues with the former configuration until it is restarted. Run `ollama-throughput-exporter "
+        "check-config`, or see the log of the exporter.",
         wait=300,
         about=[],
     )
