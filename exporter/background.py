@@ -1,12 +1,12 @@
-"""Calls of slow, blocking functions (above all imports) that do not block the event loop."""
+"""Calls of slow, blocking functions (imports, name resolution, files) that do not block the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -36,3 +36,29 @@ async def run_in_daemon_thread(function: Callable[[], T], name: str) -> T:
 
     threading.Thread(target=work, name=name, daemon=True).start()
     return await result
+
+
+class KeyedThreads:
+    """Calls blocking functions in daemon threads, at most one per key at a time.
+
+    A call whose key is running waits for that result. A function that hangs therefore occupies one thread, however
+    often it is called again.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def run(self, key: Hashable, function: Callable[[], T], name: str) -> T:
+        """Return the function's result or raise its exception. Cancelling the caller does not stop the function."""
+        task: asyncio.Task[T] | None = self._running.get(key)
+        if task is None:
+            task = asyncio.create_task(run_in_daemon_thread(function, name), name=name)
+            self._running[key] = task
+
+            def forget(task: asyncio.Task[T]) -> None:
+                del self._running[key]
+                if not task.cancelled():
+                    task.exception()  # otherwise asyncio logs an exception for which no caller waits any longer
+
+            task.add_done_callback(forget)
+        return await asyncio.shield(task)

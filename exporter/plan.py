@@ -108,6 +108,10 @@ class TargetPlan:
     password: str | None = field(default=None, repr=False)
     password_file: Path | None = None
     ca_file: Path | None = None
+    cert_file: Path | None = None
+    """The client certificate that the server is shown."""
+    key_file: Path | None = None
+    """Its private key; None if `cert_file` contains it."""
     insecure_skip_verify: bool = False
 
     def key(self, plan: ModelPlan) -> ModelKey:

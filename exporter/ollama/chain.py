@@ -17,6 +17,7 @@ from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResu
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_ollama import OllamaLLM
 
+from exporter.ollama.answers import SHORT_LIMITS, AnswerLimits
 from exporter.ollama.auth import TargetAuth
 from exporter.ollama.error_mapping import STREAM_REASONS, map_errors
 from exporter.ollama.transport import TargetTransport, no_cookies, request_timeout
@@ -81,9 +82,10 @@ class ReferenceChain:
     """The reference program's chain for one target. It serves one request at a time."""
 
     def __init__(self, plan: TargetPlan, auth: TargetAuth) -> None:
-        self._url = plan.url
+        self._plan = plan
         self._redact = auth.redact
         self._sent_at = 0.0
+        self._limits = SHORT_LIMITS
         self._transport = TargetTransport(plan)
         client_kwargs = {
             "auth": auth,
@@ -97,7 +99,7 @@ class ReferenceChain:
             model="-",
             base_url=plan.url,
             client_kwargs=client_kwargs,
-            async_client_kwargs={"transport": self._transport, "event_hooks": {"request": [self._trace]}},
+            async_client_kwargs={"transport": self._transport, "event_hooks": {"request": [self._prepare]}},
         )
 
     async def close(self) -> None:
@@ -116,8 +118,9 @@ class ReferenceChain:
         chain = ChatPromptTemplate.from_template(plan.workload.template) | self._llm.bind(
             model=plan.model, keep_alive=plan.keep_alive, **_parameters(plan, num_ctx, reference=reference)
         )
+        self._limits = AnswerLimits.of_stream(-1 if reference else plan.workload.num_predict)
         started_at = self._sent_at = perf_counter()
-        with map_errors(self._url, self._redact, STREAM_REASONS):
+        with map_errors(self._plan, self._redact, STREAM_REASONS):
             try:
                 async with asyncio.timeout(plan.timeout_seconds) as deadline:
                     await chain.ainvoke({"question": plan.workload.question}, config={"callbacks": [chunks]})
@@ -137,14 +140,14 @@ class ReferenceChain:
             cut=deadline.expired() and chunks.final is None,
         )
 
-    async def _trace(self, request: httpx.Request) -> None:
-        """Record when the request is sent: LangChain and connecting take some milliseconds before that."""
+    async def _prepare(self, request: httpx.Request) -> None:
+        """Bound the answer, and record when the request is sent: LangChain and connecting take milliseconds before."""
 
         async def record(event: str, _: Mapping[str, Any]) -> None:
             if event == "http11.send_request_headers.started":  # of httpcore's `trace` extension
                 self._sent_at = perf_counter()
 
-        request.extensions["trace"] = record
+        request.extensions |= {"trace": record, **self._limits.extension}
 
 
 def _parameters(plan: ModelPlan, num_ctx: int | None, *, reference: bool) -> dict[str, Any]:

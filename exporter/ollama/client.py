@@ -10,16 +10,23 @@ from typing import Any, Self
 import httpx
 
 from exporter.errors import ProbeError, Reason
+from exporter.logs import get_logger
 from exporter.ollama import entries
+from exporter.ollama.answers import JSON_LIMITS, SHORT_LIMITS, AnswerLimits, parse_json
 from exporter.ollama.auth import TargetAuth
 from exporter.ollama.entries import ModelFile
 from exporter.ollama.error_mapping import map_errors
+from exporter.ollama.remedies import VERSION_PATH, not_ollama
 from exporter.ollama.transport import TargetTransport, no_cookies, request_timeout
 from exporter.plan import TargetPlan, canonical_model_name
 from exporter.reading import InstalledModel, LoadedModel
 
 ANSWER_SECONDS = 5.0
 """Deadline of every request but loading."""
+ENTRIES_MAX = 1000
+"""Of a list of models, and of the model files that are remembered."""
+
+log = get_logger(__name__)
 
 
 class OllamaClient:
@@ -28,7 +35,7 @@ class OllamaClient:
     def __init__(self, plan: TargetPlan, on_version: Callable[[str | None], None] = lambda _: None) -> None:
         """Create the client. `on_version` is called with each version, and with None if there was no answer."""
         self.auth = TargetAuth(plan)
-        self._url = plan.url
+        self._plan = plan
         self._on_version = on_version
         self._http = httpx.AsyncClient(
             base_url=plan.url,
@@ -39,6 +46,8 @@ class OllamaClient:
             trust_env=False,
         )
         self._files: dict[str, ModelFile] = {}
+        self._warned = False
+        self._configured = {canonical_model_name(key.model) for key in plan.listed_models()}
 
     async def __aenter__(self) -> Self:
         return self
@@ -53,7 +62,7 @@ class OllamaClient:
     async def version(self) -> str:
         """Return the server's version, which also shows that it answers. A build from source says `0.0.0`."""
         try:
-            version = entries.text(await self._request("GET", "/api/version"), "version")
+            version = self._shown(entries.text(await self._request("GET", VERSION_PATH), "version"))
         except ProbeError:
             self._on_version(None)
             raise
@@ -61,8 +70,14 @@ class OllamaClient:
         return version
 
     async def installed(self) -> tuple[InstalledModel, ...]:
-        """Return the installed models."""
-        return tuple(entries.installed_model(entry) for entry in await self._models("/api/tags"))
+        """Return the installed models, without those whose names cannot be used."""
+        models = await self._models("/api/tags")
+        usable = [entry for entry in models if entries.is_usable_name(entries.name_of(entry))]
+        if len(usable) < len(models) and not self._warned:
+            self._warned = True
+            count = len(models) - len(usable)
+            log.warning("models with unusable names left out", target=self._plan.name, count=count)
+        return tuple(entries.installed_model(entry, self._shown) for entry in usable)
 
     async def find_installed(self, model: str) -> InstalledModel | None:
         """Return a model's entry in the list of installed models, None if it is not there."""
@@ -71,7 +86,7 @@ class OllamaClient:
 
     async def loaded(self) -> tuple[LoadedModel, ...]:
         """Return the loaded models."""
-        return tuple(entries.loaded_model(entry) for entry in await self._models("/api/ps"))
+        return tuple(entries.loaded_model(entry, self._shown) for entry in await self._models("/api/ps"))
 
     async def find_loaded(self, model: str) -> tuple[LoadedModel | None, tuple[LoadedModel, ...]]:
         """Return a model's entry in the list of loaded models, None if it is not there, and the other entries."""
@@ -85,6 +100,8 @@ class OllamaClient:
         """Return what the server says about a model's file. It is requested once per digest."""
         cache_key = digest or model
         if cache_key not in self._files:
+            if len(self._files) >= ENTRIES_MAX:
+                self._files.clear()
             self._files[cache_key] = entries.model_file(await self._request("POST", "/api/show", {"model": model}))
         return self._files[cache_key]
 
@@ -95,12 +112,21 @@ class OllamaClient:
         """
         body = {"model": model, "stream": False} | ({} if keep_alive is None else {"keep_alive": keep_alive})
         timeout_error = ProbeError(Reason.LOAD_TIMEOUT, f"the model was not loaded within {seconds:g} s")
-        answer = await self._request("POST", "/api/generate", body, seconds=seconds, timeout_error=timeout_error)
+        answer = await self._request(
+            "POST", "/api/generate", body, limits=SHORT_LIMITS, seconds=seconds, timeout_error=timeout_error
+        )
         return entries.time(answer.get("created_at"))
 
     async def unload(self, model: str) -> None:
         """Request that the server unloads a model as soon as its running requests have ended."""
-        await self._request("POST", "/api/generate", {"model": model, "stream": False, "keep_alive": 0})
+        body = {"model": model, "stream": False, "keep_alive": 0}
+        await self._request("POST", "/api/generate", body, limits=SHORT_LIMITS)
+
+    def _shown(self, text: str) -> str:
+        """Return a server's text as it may be shown. The name of a configured model is not a secret."""
+        if canonical_model_name(text) in self._configured:
+            return text
+        return entries.shown(text, self.auth.redact)
 
     async def _models(self, path: str) -> list[Mapping[str, Any]]:
         models = (await self._request("GET", path)).get("models")
@@ -108,6 +134,8 @@ class OllamaClient:
             return []
         if not isinstance(models, list):
             raise ProbeError(Reason.PROTOCOL, f"the answer of {path} has no list of models")
+        if len(models) > ENTRIES_MAX:
+            raise ProbeError(Reason.PROTOCOL, f"the answer of {path} lists more than {ENTRIES_MAX} models")
         return [entry for entry in models if isinstance(entry, dict)]
 
     async def _request(
@@ -116,23 +144,25 @@ class OllamaClient:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
+        limits: AnswerLimits = JSON_LIMITS,
         seconds: float = ANSWER_SECONDS,
         timeout_error: ProbeError | None = None,
     ) -> dict[str, Any]:
         """Return the answer's JSON object. `timeout_error` is raised if it does not arrive within `seconds`."""
-        with map_errors(self._url, self.auth.redact):
+        remedy = not_ollama(self._plan) if path == VERSION_PATH else None
+        with map_errors(self._plan, self.auth.redact):
             try:
                 async with asyncio.timeout(seconds):
-                    response = await self._http.request(method, path, json=body)
+                    response = await self._http.request(method, path, json=body, extensions=limits.extension)
+                    response.raise_for_status()
+                    answer = await parse_json(response.content)
             except TimeoutError as error:
-                remedy = "The server accepts connections but does not answer. See Ollama's log."
-                detail = f"no answer to {path} within {seconds:g} s"
-                raise timeout_error or ProbeError(Reason.TIMEOUT, detail, remedy) from error
-            response.raise_for_status()
-            try:
-                answer = response.json()
+                if timeout_error is not None:
+                    raise timeout_error from error
+                slow = "The server accepts connections but does not answer. See Ollama's log."
+                raise ProbeError(Reason.TIMEOUT, f"no answer to {path} within {seconds:g} s", slow) from error
             except (ValueError, RecursionError) as error:
-                raise ProbeError(Reason.PROTOCOL, f"the answer of {path} is not JSON") from error
+                raise ProbeError(Reason.PROTOCOL, f"the answer of {path} is not JSON", remedy) from error
         if not isinstance(answer, dict):
-            raise ProbeError(Reason.PROTOCOL, f"the answer of {path} is not a JSON object")
+            raise ProbeError(Reason.PROTOCOL, f"the answer of {path} is not a JSON object", remedy)
         return answer

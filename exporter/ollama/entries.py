@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,6 +13,11 @@ from exporter.reading import InstalledModel, LoadedModel
 _FROM = re.compile(r"^FROM .*sha256-([0-9a-f]{64})", re.MULTILINE)
 _COUNT_MAX = 2**63 - 1
 """Ollama's integers are 64-bit."""
+TEXT_CHARACTERS_MAX = 200
+"""Of a text that may become the value of a label."""
+
+Clean = Callable[[str], str]
+"""Makes a server's text fit to be shown: redacted, valid Unicode, short. See `shown`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +47,40 @@ def time(value: Any) -> datetime | None:
     return moment if moment.tzinfo is not None else None
 
 
-def installed_model(entry: Mapping[str, Any]) -> InstalledModel:
+def shown(value: str, redact: Clean) -> str:
+    """Return a text without secrets, as valid Unicode and of at most 200 characters."""
+    return redact(value)[:TEXT_CHARACTERS_MAX].encode(errors="replace").decode()
+
+
+def name_of(entry: Mapping[str, Any]) -> str:
+    """Return the name of a model as the server wrote it."""
+    return text(entry, "name") or text(entry, "model")
+
+
+def is_usable_name(name: str) -> bool:
+    """Return whether a name can be a label and be sent to the server: valid Unicode, at most 200 characters."""
+    return len(name) <= TEXT_CHARACTERS_MAX and not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def installed_model(entry: Mapping[str, Any], clean: Clean) -> InstalledModel:
     """Return an entry of `/api/tags`."""
     details = _mapping(entry, "details")
     return InstalledModel(
-        name=text(entry, "name") or text(entry, "model"),
-        digest=text(entry, "digest"),
+        name=clean(name_of(entry)),
+        digest=clean(text(entry, "digest")),
         size_bytes=_count(entry, "size"),
-        family=text(details, "family"),
-        parameter_size=text(details, "parameter_size"),
-        quantization=text(details, "quantization_level"),
+        family=clean(text(details, "family")),
+        parameter_size=clean(text(details, "parameter_size")),
+        quantization=clean(text(details, "quantization_level")),
         can_generate=_can_generate(entry),
         cloud=_is_cloud(entry),
     )
 
 
-def loaded_model(entry: Mapping[str, Any]) -> LoadedModel:
+def loaded_model(entry: Mapping[str, Any], clean: Clean) -> LoadedModel:
     """Return an entry of `/api/ps`. Go omits a `size_vram` of 0."""
     return LoadedModel(
-        name=text(entry, "name") or text(entry, "model"),
+        name=clean(name_of(entry)),
         size_bytes=_count(entry, "size"),
         size_vram_bytes=_count(entry, "size_vram") if "size_vram" in entry else 0,
         context_length=_count(entry, "context_length"),

@@ -22,8 +22,13 @@ import pydantic
 from ollama._types import RequestError
 
 from exporter.errors import ProbeError, Reason
+from exporter.ollama.answers import RefusedAnswerError
+from exporter.ollama.remedies import Problem, connection_problem, status_remedy
+from exporter.plan import TargetPlan
 
 DETAIL_CHARACTERS_MAX = 300
+TEXT_CHARACTERS_MAX = 2000
+"""Of a server's text, for the expressions that search it: their time grows with the square of its length."""
 Redact = Callable[[str], str]
 """Replaces secrets in a text. Applied before the text is shortened, because half a secret is not recognised."""
 
@@ -66,14 +71,6 @@ STREAM_REASONS: Mapping[type[Exception], Reason] = {
 They assume that each line is an object of valid JSON whose `error` is a string, and raise these where it is not.
 """
 
-_REMEDIES = {
-    "CERTIFICATE_VERIFY_FAILED": (
-        "Set `tls: {ca_file: ...}` of this target to the certificate authority of the server's certificate."
-    ),
-    "WRONG_VERSION_NUMBER": "The port does not speak TLS. Write `http://` instead of `https://` in `url`.",
-}
-"""Specific remedies, by a part of the exception's text."""
-
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|outofmemory|(cuda|hip)malloc failed|failed to allocate|unable to allocate|"
     r"(not enough|insufficient|requires more)( \w+)? memory",
@@ -84,21 +81,27 @@ _UNSUPPORTED = re.compile(r"does not support|not supported", re.IGNORECASE)
 
 
 @contextlib.contextmanager
-def map_errors(url: str, redact: Redact, reasons: Mapping[type[Exception], Reason] = REASONS) -> Iterator[None]:
+def map_errors(plan: TargetPlan, redact: Redact, reasons: Mapping[type[Exception], Reason] = REASONS) -> Iterator[None]:
     """Raise every exception of the block as a `ProbeError`, redacted and shortened, with the exception as its cause.
 
-    A `ProbeError` passes unchanged: it was raised on purpose, or mapped already. `url` is shown where the server could
-    not be reached.
+    A `ProbeError` passes unchanged: it was raised on purpose, or mapped already. The target's URL is shown where the
+    server could not be reached.
     """
     try:
         yield
     except ProbeError:
         raise
     except Exception as error:
-        reason, detail, remedy = _describe(error, reasons)
+        reason, detail, remedy = _describe(error, plan, reasons)
         if reason is Reason.CONNECT:
-            detail = f"{url}: {detail}"
-        raise ProbeError(reason, " ".join(redact(detail).split())[:DETAIL_CHARACTERS_MAX], remedy) from error
+            detail = f"{plan.url}: {detail}"
+        raise ProbeError(reason, one_line(redact(detail), DETAIL_CHARACTERS_MAX), remedy and redact(remedy)) from error
+
+
+def one_line(text: str, characters: int) -> str:
+    """Return the beginning of a text with its whitespace collapsed, as valid Unicode."""
+    start = text[: characters * 10].encode(errors="replace").decode()
+    return " ".join(start.split())[:characters]
 
 
 def reason_for(error: BaseException, reasons: Mapping[type[Exception], Reason] = REASONS) -> Reason:
@@ -124,22 +127,28 @@ def reason_for_answer(status: int, text: str) -> Reason:
     return Reason.HTTP
 
 
-def _describe(error: Exception, reasons: Mapping[type[Exception], Reason]) -> tuple[Reason, str, str | None]:
+def _describe(error: Exception, plan: TargetPlan, reasons: Mapping[type[Exception], Reason]) -> Problem:
     """Return the reason, what was seen, and a specific remedy if one is known."""
+    if isinstance(error, RefusedAnswerError):
+        return Problem(Reason.PROTOCOL, str(error), error.remedy)
     if isinstance(error, ollama.ResponseError):
-        return _describe_answer(error.status_code, error.error)
+        return _describe_answer(plan, error.status_code, error.error, None)
     if isinstance(error, httpx.HTTPStatusError):
-        return _describe_answer(error.response.status_code, _error_text(error.response.text))
-    name, text = type(error).__name__, str(error)
-    if isinstance(error, pydantic.ValidationError):  # its text repeats the server's answer
-        text = ""
-    remedy = next((remedy for part, remedy in _REMEDIES.items() if part in text), None)
-    return reason_for(error, reasons), f"{name}: {text}" if text else name, remedy
+        return _describe_answer(plan, error.response.status_code, _error_text(error.response.text), error.response)
+    if problem := connection_problem(error, plan):
+        return problem
+    name = type(error).__name__
+    # The text of a validation error repeats the server's answer, and takes a second if that is long.
+    text = "" if isinstance(error, pydantic.ValidationError) else str(error)
+    return Problem(reason_for(error, reasons), f"{name}: {text}" if text else name, None)
 
 
-def _describe_answer(status: int, text: str) -> tuple[Reason, str, None]:
+def _describe_answer(plan: TargetPlan, status: int, text: str, response: httpx.Response | None) -> Problem:
     shown = f"HTTP {status}" if status > 0 else "an error inside the answer"
-    return reason_for_answer(status, text), f"{shown}: {text}" if text.strip() else shown, None
+    start = text[:TEXT_CHARACTERS_MAX]
+    reason = reason_for_answer(status, start)
+    remedy = status_remedy(plan, reason, status, start, response)
+    return Problem(reason, f"{shown}: {text}" if start.strip() else shown, remedy)
 
 
 def _error_text(body: str) -> str:

@@ -1,86 +1,86 @@
-"""How a target is reached: one connection per request, TLS as configured, and lines of bounded length."""
+"""How a target is reached: one connection per request, TLS as configured, and answers of bounded length."""
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
-from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
+import httpcore
 import httpx
 
+from exporter.ollama.answers import body_of
+from exporter.ollama.network import Network
+from exporter.ollama.tls import tls_of
 from exporter.plan import TargetPlan
 
-LINE_BYTES_MAX = 8 * 2**20
-"""Ollama's longest line, a final chunk with the `context` of 128k tokens, is 1 MB."""
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 4.0
+"""Shorter than the deadline of an answer, so that a host that drops packets is a failure to connect."""
 WRITE_SECONDS = 10.0
 
 
 class TargetTransport(httpx.AsyncBaseTransport):
-    """A transport without proxies, with lines of bounded length and a new connection for each request.
+    """A transport without proxies and redirects, with a new connection for each request.
 
-    Probes are minutes apart, so a connection that is kept open is likely to be dead when it is used again. Each request
-    has a pool of its own because httpcore's pool (1.0) never drops the connection of a request that was cancelled
-    before its first byte was sent, and is full after a hundred of them.
+    Probes are minutes apart, so a connection that is kept open is likely to be dead when it is used again. Exceptions
+    of httpcore are not converted to those of httpx: `error_mapping` knows both.
     """
 
     def __init__(self, plan: TargetPlan) -> None:
-        self._ssl_context = _ssl_context(plan)
+        self._network = Network()
+        self._tls = tls_of(plan)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request and return its response, whose body is bounded."""
-        connection = httpx.AsyncHTTPTransport(
-            verify=self._ssl_context, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0), retries=0
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
         )
+        ssl_context = await self._tls.context() if request.url.scheme == "https" else None
+        connection = httpcore.AsyncHTTPConnection(url.origin, ssl_context, network_backend=self._network)
         try:
-            response = await connection.handle_async_request(request)
+            answer = await connection.handle_async_request(
+                httpcore.Request(
+                    request.method,
+                    url,
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+            response = httpx.Response(
+                answer.status,
+                headers=answer.headers,
+                stream=_Stream(answer, connection),
+                extensions=answer.extensions,
+            )
+            response.stream = body_of(response, request)
         except BaseException:
             await connection.aclose()
             raise
-        assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - an asynchronous transport returns one
-        response.stream = _BoundedLines(response.stream, connection)
         if response.headers.get("content-type"):
             # JSON is UTF-8 whatever charset the server declares, and httpx would look that one up and may fail.
             response.headers["content-type"] = "application/json"
         return response
 
 
-class _BoundedLines(httpx.AsyncByteStream):
-    """A response body whose lines are bounded; closing it closes its connection."""
+class _Stream(httpx.AsyncByteStream):
+    """The body of an answer; closing it closes its connection."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, connection: httpx.AsyncHTTPTransport) -> None:
-        self._stream = stream
+    def __init__(self, answer: httpcore.Response, connection: httpcore.AsyncHTTPConnection) -> None:
+        self._answer = answer
         self._connection = connection
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        line_bytes = 0
-        async for data in self._stream:
-            newline = data.rfind(b"\n")
-            line_bytes = line_bytes + len(data) if newline < 0 else len(data) - newline - 1
-            if line_bytes > LINE_BYTES_MAX:
-                raise httpx.RemoteProtocolError(f"a line of more than {LINE_BYTES_MAX} bytes")
+        async for data in self._answer.aiter_stream():
             yield data
 
     async def aclose(self) -> None:
         try:
-            await self._stream.aclose()
+            await self._answer.aclose()
         finally:
             await self._connection.aclose()
-
-
-def _ssl_context(plan: TargetPlan) -> ssl.SSLContext:
-    if plan.insecure_skip_verify:
-        return httpx.create_ssl_context(verify=False, trust_env=False)
-    if plan.ca_file is not None:
-        return ssl.create_default_context(cafile=str(plan.ca_file))
-    return _default_ssl_context()
-
-
-@cache
-def _default_ssl_context() -> ssl.SSLContext:
-    """Return the context shared by all targets without TLS settings; creating one takes 28 ms."""
-    return httpx.create_ssl_context(trust_env=False)
 
 
 def no_cookies() -> CookieJar:
@@ -90,4 +90,4 @@ def no_cookies() -> CookieJar:
 
 def request_timeout() -> httpx.Timeout:
     """Return the timeouts within a request. Reading has none: the caller sets a deadline for the whole request."""
-    return httpx.Timeout(connect=CONNECT_SECONDS, read=None, write=WRITE_SECONDS, pool=CONNECT_SECONDS)
+    return httpx.Timeout(connect=CONNECT_SECONDS, read=None, write=WRITE_SECONDS, pool=None)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from exporter.errors import ProbeError, Reason
+from exporter.errors import ProbeError
 from exporter.logs import get_logger
 from exporter.ollama.client import OllamaClient
 from exporter.plan import ModelKey, ModelPlan, TargetPlan, canonical_model_name, model_label
@@ -15,8 +15,6 @@ from exporter.reading import InstalledModel
 
 SHOW_REQUESTS_MAX = 4
 """How many `/api/show` requests a server gets at a time."""
-NAME_CHARACTERS_MAX = 200
-"""Longer names are left out: a name becomes a label, and one that was shortened would not be distinct."""
 
 log = get_logger(__name__)
 
@@ -71,17 +69,10 @@ async def discover(target: TargetPlan, client: OllamaClient) -> Discovered:
 
 async def _can_be_probed(model: InstalledModel, client: OllamaClient) -> bool:
     """Return whether a model generates on this server. Ollama 0.24 reports that in `/api/show` only."""
-    if len(model.name) > NAME_CHARACTERS_MAX or not _is_unicode(model.name):
-        raise ProbeError(Reason.PROTOCOL, "the name of the model is too long, or not valid Unicode")
     if model.can_generate is not None:
         return model.can_generate
     file = await client.model_file(model.name, model.digest)
     return not file.cloud and file.can_generate is not False
-
-
-def _is_unicode(name: str) -> bool:
-    """Return whether a name can be encoded: JSON can carry a lone surrogate."""
-    return name.encode(errors="replace").decode() == name
 
 
 class DiscoveryLog:
@@ -105,17 +96,13 @@ class DiscoveryLog:
             log.info("discovery succeeds again", target=self._target, models=len(found.models))
         for key, error in found.failed.items():
             if key not in self._left_out:
-                log.warning("model not discovered", **_shown(key), **_reason(error))
+                log.warning("model not discovered", **key._asdict(), **_reason(error))
         for key in self._left_out & found.models.keys():
-            log.info("model discovered after failures", **_shown(key))
+            log.info("model discovered after failures", **key._asdict())
         if found.ignored and not self._limited:
             numbers: dict[str, Any] = {"models": len(found.models), "ignored": found.ignored}
             log.warning("more models than max_models, the others are ignored", target=self._target, **numbers)
         self._failing, self._left_out, self._limited = False, set(found.failed), bool(found.ignored)
-
-
-def _shown(key: ModelKey) -> dict[str, Any]:
-    return {"target": key.target, "model": key.model[:NAME_CHARACTERS_MAX]}
 
 
 def _reason(error: ProbeError) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Prober:
         `chunks` records the answer as it arrives. `reference` sends no options, as the reference program does. Raises
         `ProbeError` with all secrets redacted, and nothing else but cancellation.
         """
-        with map_errors(self.target.url, self._client.auth.redact):
+        with map_errors(self.target, self._client.auth.redact):
             await self._client.version()
             loaded, others = await self._client.find_loaded(plan.model)
             models = await self._client.installed()

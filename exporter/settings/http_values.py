@@ -105,6 +105,7 @@ Headers = Annotated[dict[str, SecretStr], AfterValidator(_valid_headers)]
 Username = Annotated[Text, AfterValidator(_valid_username)]
 SecretFile = Annotated[Path, BeforeValidator(_in_directory_of_file), _checked_by(check_secret_file)]
 TokenFile = Annotated[Path, BeforeValidator(_in_directory_of_file), _checked_by(check_token_file)]
+File = Annotated[Path, BeforeValidator(_in_directory_of_file)]
 CaFile = Annotated[Path, BeforeValidator(_in_directory_of_file), _checked_by(check_ca_file)]
 ListenAddresses = Annotated[
     tuple[Annotated[str, AfterValidator(_valid_listen_address)], ...],

@@ -63,5 +63,20 @@ def check_ca_file(path: Path) -> None:
         raise ValueError(_cannot_be_read(error)) from None
 
 
+def check_client_certificate(cert_file: Path, key_file: Path | None) -> None:
+    """Raise ValueError unless the files contain a certificate and its private key in PEM format, without a password."""
+    try:
+        for path in filter(None, (cert_file, key_file)):
+            read_bounded(path, CERTIFICATES_BYTES_MAX)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert_file, key_file, password=lambda: "")
+    except ssl.SSLError:
+        raise ValueError(
+            "cert_file and key_file do not contain a certificate and its private key. Write the paths of two PEM files"
+            " that belong together. The key must not have a password."
+        ) from None
+    except OSError as error:
+        raise ValueError(f"certificate or key: {_cannot_be_read(error)}") from None
+
+
 def _cannot_be_read(error: OSError) -> str:
     return f"file cannot be read: {error.strerror}. Check that it exists and that this program's user may read it."

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, model_validator
 
 from exporter.plan import MODELS_MAX, Discovery, ModelPlan, TargetPlan, canonical_model_name
-from exporter.settings.http_values import CaFile, Headers, SecretFile, TokenFile, Url, Username
+from exporter.settings.http_values import CaFile, File, Headers, SecretFile, TokenFile, Url, Username
 from exporter.settings.probe_schema import DEFAULT_MODEL, STRICT, ModelSettings, Overrides, model_plan
+from exporter.settings.secret_files import check_client_certificate
 from exporter.settings.values import Integer, Text, not_empty
 
 LIST_TAG, WORD_TAG = "(list)", "(word)"
@@ -36,17 +37,27 @@ class BasicAuth(BaseModel):
 
 
 class Tls(BaseModel):
-    """How the certificate of the server is verified."""
+    """How the certificate of the server is verified, and the client certificate that it is shown."""
 
     model_config = STRICT
 
     ca_file: CaFile | None = Field(
         None, description="PEM file with the certificate authorities to trust, instead of the system's."
     )
+    cert_file: File | None = Field(
+        None, description="PEM file with the client certificate, for a server that requires one."
+    )
+    key_file: File | None = Field(
+        None, description="PEM file with the private key of the client certificate. Default: it is in `cert_file`."
+    )
     insecure_skip_verify: bool = Field(default=False, description="Whether to accept any certificate.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.key_file and not self.cert_file:
+            raise ValueError("key_file has no effect without cert_file. Add cert_file, or remove key_file.")
+        if self.cert_file:
+            check_client_certificate(self.cert_file, self.key_file)
         if self.ca_file and self.insecure_skip_verify:
             raise ValueError("ca_file has no effect with insecure_skip_verify. Remove one of the two.")
         return self
@@ -98,7 +109,7 @@ class TargetSettings(Overrides):
         None, description="File that contains a token for `Authorization: Bearer`. It is read for each request."
     )
     basic_auth: BasicAuth | None = Field(None, description="HTTP basic authentication.")
-    tls: Tls | None = Field(None, description="How the certificate of an https server is verified.")
+    tls: Tls | None = Field(None, description="Certificates for an https server. They are read again when they change.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -6,18 +6,23 @@ Messages are worded here and nowhere else in the tests. `make golden` writes the
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
+import socket
+import ssl
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import httpcore
 import httpx
 import ollama
 from rich.console import Console
 from support.configurations import FILES, MISTAKES, WARNINGS, Case
+from support.probing import target_plan
 from support.readings import FULL, PLAN, TRUNCATED
 
 from exporter import cli
@@ -26,7 +31,9 @@ from exporter.commands.demo import print_introduction
 from exporter.commands.probers import print_failure
 from exporter.durations import Duration
 from exporter.errors import Failure, ProbeError, Reason, SkipReason
+from exporter.ollama.answers import RefusedAnswerError
 from exporter.ollama.error_mapping import map_errors
+from exporter.ollama.network import NameNotResolvedError
 from exporter.plan import ModelKey
 from exporter.state.model_state import ModelState, status_at
 
@@ -35,10 +42,52 @@ FILE = "messages.txt"
 KEY = ModelKey("gpu-a", "llama3.1")
 COLUMNS = 80
 
+
+def status_error(status: int, text: str, **headers: str) -> Exception:
+    """Return the exception of httpx for an error status of `/api/version`."""
+    request = httpx.Request("GET", "http://gpu-a:11434/api/version")
+    response = httpx.Response(status, text=text, headers=headers, request=request)
+    return httpx.HTTPStatusError("", request=request, response=response)
+
+
+def connect_error(cause: Exception) -> Exception:
+    """Return the exception of httpcore for a connection that failed."""
+    error = httpcore.ConnectError(str(cause))
+    error.__cause__ = cause
+    return error
+
+
+def certificate_error(code: int, text: str) -> Exception:
+    """Return OpenSSL's exception for a certificate that was not accepted."""
+    error = ssl.SSLCertVerificationError(1, text)
+    error.verify_code, error.verify_message = code, text
+    return connect_error(error)
+
+
+def tls_error(reason: str) -> Exception:
+    """Return OpenSSL's exception for a handshake that failed."""
+    error = ssl.SSLError(1, reason)
+    error.reason = reason
+    return connect_error(error)
+
+
 LIBRARY_ERRORS: tuple[Exception, ...] = (
-    httpx.ConnectError("All connection attempts failed"),
-    httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"),
-    httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER] wrong version number"),
+    connect_error(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")),
+    connect_error(OSError(errno.EHOSTUNREACH, "No route to host")),
+    connect_error(OSError(errno.EMFILE, "Too many open files")),
+    socket.gaierror(-2, "Name or service not known"),
+    NameNotResolvedError("gpu-a was not resolved within 4 s"),
+    httpcore.ConnectTimeout("no answer within 4 s"),
+    certificate_error(20, "unable to get local issuer certificate"),
+    certificate_error(10, "certificate has expired"),
+    certificate_error(62, "Hostname mismatch, certificate is not valid for 'gpu-a'."),
+    tls_error("WRONG_VERSION_NUMBER"),
+    tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+    httpcore.RemoteProtocolError("Server disconnected without sending a response."),
+    RefusedAnswerError("the answer is longer than 2097152 bytes"),
+    status_error(404, "404 page not found"),
+    status_error(308, "", location="https://gpu-a/api/version"),
+    ollama.ResponseError("unauthorized", 401),
     httpx.ReadTimeout("timed out"),
     httpx.RemoteProtocolError("peer closed connection without sending complete message body"),
     ollama.ResponseError("model 'llama3.1' not found", 404),
@@ -49,7 +98,7 @@ LIBRARY_ERRORS: tuple[Exception, ...] = (
     ollama.ResponseError("an error was encountered while running the model: unexpected EOF", -1),
     RuntimeError("unexpected"),
 )
-"""One exception of httpx or the Ollama client for each way in which it is described."""
+"""One exception for each way in which it is described."""
 
 
 def reasons() -> Iterator[str]:
@@ -63,7 +112,7 @@ def failures() -> Iterator[str]:
     for error in LIBRARY_ERRORS:
         console = terminal()
         try:
-            with map_errors("http://gpu-a:11434", str):
+            with map_errors(target_plan("http://gpu-a:11434"), str):
                 raise error
         except ProbeError as failure:
             print_failure(console, KEY, failure)

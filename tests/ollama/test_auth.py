@@ -27,10 +27,10 @@ async def headers_sent(**target: Any) -> list[dict[str, str]]:
         return [{name.lower(): value for name, value in request.headers.items()} for request in server.requests]
 
 
-def first_request(**target: Any) -> tuple[TargetAuth, httpx.Request]:
+async def first_request(**target: Any) -> tuple[TargetAuth, httpx.Request]:
     """Return a target's auth and a request that it was applied to."""
     auth = TargetAuth(target_plan("http://h:1", **target))
-    return auth, next(auth.auth_flow(httpx.Request("GET", "http://h:1/")))
+    return auth, await anext(auth.async_auth_flow(httpx.Request("GET", "http://h:1/")))
 
 
 @pytest.fixture
@@ -97,38 +97,38 @@ async def test_basic_credentials_come_from_the_configuration(tmp_path: Path) -> 
         assert {headers["authorization"] for headers in sent} == {expected}
 
 
-@pytest.mark.parametrize("content", [None, b"", b"two\nlines", b"\xff\xfe"])
-def test_a_secret_file_that_cannot_be_used_is_denied_and_named(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"two\nlines", b"\xff\xfe", b"x" * 2**17])
+async def test_a_secret_file_that_cannot_be_used_is_denied_and_named(content: bytes | None, tmp_path: Path) -> None:
     """The detail names the file, and the remedy is about the file and not about the server."""
     token = tmp_path / "token"
     if content is not None:
         token.write_bytes(content)
 
     with pytest.raises(ProbeError) as caught:
-        first_request(bearer_token_file=token)
+        await first_request(bearer_token_file=token)
 
     assert caught.value.reason is Reason.DENIED
     assert str(token) in caught.value.detail
     assert "file" in caught.value.remedy
 
 
-def test_every_secret_that_was_configured_or_sent_is_redacted(tmp_path: Path) -> None:
+async def test_every_secret_that_was_configured_or_sent_is_redacted(tmp_path: Path) -> None:
     """Header values, passwords and tokens, in their encoded form as well."""
     password = tmp_path / "password"
     password.write_text("pw-secret")
 
-    auth, request = first_request(username="u-name", password_file=password, headers={"X-Key": "hdr-secret"})
+    auth, request = await first_request(username="u-name", password_file=password, headers={"X-Key": "hdr-secret"})
 
     assert auth.redact("said pw-secret and hdr-secret") == "said <secret> and <secret>"
     assert auth.redact(request.headers["authorization"]) == "Basic <secret>"
 
 
-def test_a_rotated_secret_stays_redacted(tmp_path: Path) -> None:
+async def test_a_rotated_secret_stays_redacted(tmp_path: Path) -> None:
     """An error may quote a token that has been replaced since."""
     token = tmp_path / "token"
     token.write_text("token-one")
-    auth, request = first_request(bearer_token_file=token)
+    auth, request = await first_request(bearer_token_file=token)
     token.write_text("token-two")
-    next(auth.auth_flow(request))
+    await anext(auth.async_auth_flow(request))
 
     assert auth.redact("token-one token-two") == "<secret> <secret>"

@@ -27,7 +27,7 @@ def test_real_answers_are_parsed(version: str) -> None:
     """Names, sizes, digests, capabilities and the model's blob, of both recorded versions."""
     entry, shown = recorded(version, "tags")["models"][0], recorded(version, "show")
 
-    installed, file = installed_model(entry), model_file(shown)
+    installed, file = installed_model(entry, str), model_file(shown)
 
     assert (installed.name, installed.digest, installed.size_bytes) == (entry["name"], entry["digest"], entry["size"])
     assert installed.quantization == entry["details"]["quantization_level"]
@@ -58,15 +58,15 @@ def test_a_mixture_of_experts_is_not_dense() -> None:
 )
 def test_a_model_that_runs_elsewhere_is_a_cloud_model(entry: dict[str, str], cloud: bool) -> None:
     """Ollama marks it by its remote host, its remote model or its name."""
-    assert installed_model(entry).cloud is cloud
+    assert installed_model(entry, str).cloud is cloud
 
 
 def test_a_missing_share_on_the_gpu_is_0() -> None:
     """Go omits a `size_vram` of 0; one of the wrong type is unknown."""
-    assert loaded_model({"size": 5}).gpu_ratio == 0
-    assert loaded_model({"size": True}).gpu_ratio is None
-    assert loaded_model({"size": 5, "size_vram": "all"}).gpu_ratio is None
-    assert loaded_model({"size": 5, "size_vram": 4}).gpu_ratio == 0.8
+    assert loaded_model({"size": 5}, str).gpu_ratio == 0
+    assert loaded_model({"size": True}, str).gpu_ratio is None
+    assert loaded_model({"size": 5, "size_vram": "all"}, str).gpu_ratio is None
+    assert loaded_model({"size": 5, "size_vram": 4}, str).gpu_ratio == 0.8
 
 
 def test_times_are_parsed_to_the_microsecond_with_their_zone() -> None:
@@ -106,7 +106,7 @@ _ENTRY = st.fixed_dictionaries(
 @given(_ENTRY)
 def test_any_json_object_can_be_parsed(entry: dict[str, Any]) -> None:
     """A field of any type is parsed or counts as missing, and shares are between 0 and 1."""
-    installed, loaded, file = installed_model(entry), loaded_model(entry), model_file(entry)
+    installed, loaded, file = installed_model(entry, str), loaded_model(entry, str), model_file(entry)
 
     assert isinstance(installed.name, str)
     assert installed.size_bytes is None or 0 <= installed.size_bytes < 2**63

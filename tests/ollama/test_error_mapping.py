@@ -11,6 +11,7 @@ import ollama
 import ollama._types
 import pydantic
 import pytest
+from support.probing import target_plan
 
 from exporter.errors import ProbeError, Reason
 from exporter.ollama.error_mapping import DETAIL_CHARACTERS_MAX, REASONS, STREAM_REASONS, map_errors, reason_for
@@ -22,7 +23,7 @@ def mapped(error: Exception, secret: str = "none", **arguments: object) -> Probe
     """Return what an exception is mapped to, with one secret redacted."""
     with (
         pytest.raises(ProbeError) as caught,
-        map_errors(URL, lambda text: text.replace(secret, "<secret>"), **arguments),  # type: ignore[arg-type]
+        map_errors(target_plan(URL), lambda text: text.replace(secret, "<secret>"), **arguments),  # type: ignore[arg-type]
     ):
         raise error
     return caught.value
@@ -178,14 +179,5 @@ def test_a_server_that_cannot_be_reached_is_shown_with_its_url() -> None:
 
 def test_cancellation_passes() -> None:
     """Only exceptions are mapped, not what ends a task."""
-    with pytest.raises(KeyboardInterrupt), map_errors(URL, str):
+    with pytest.raises(KeyboardInterrupt), map_errors(target_plan(URL), str):
         raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed", "ca_file"), ("[SSL: WRONG_VERSION_NUMBER] wrong", "http://")],
-)
-def test_a_tls_failure_names_the_setting_to_change(text: str, word: str) -> None:
-    """The general remedy of `connect` would be misleading."""
-    assert word in mapped(httpx.ConnectError(text)).remedy

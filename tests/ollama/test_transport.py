@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
 import pytest
 from aiohttp import web
 from support.probing import model_plan, probing, serving, target_plan
@@ -13,7 +12,6 @@ from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedEngine
 from exporter.errors import ProbeError, Reason
 from exporter.ollama.client import OllamaClient
-from exporter.ollama.transport import LINE_BYTES_MAX, TargetTransport
 
 
 async def test_cookies_are_not_sent_back() -> None:
@@ -48,26 +46,6 @@ async def test_redirects_are_not_followed() -> None:
     assert caught.value.reason is Reason.HTTP
     assert "302" in caught.value.detail
     assert paths == ["/api/version"]
-
-
-async def test_a_line_without_end_is_refused_and_a_long_body_of_short_lines_is_not() -> None:
-    """The length of a line is bounded, not that of a stream."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        piece = (b"x" * 2**16) if request.path == "/line" else (b"x" * (2**16 - 1) + b"\n")
-        for _ in range(LINE_BYTES_MAX // 2**16 + 2):
-            await response.write(piece)
-        return response
-
-    async with (
-        serving(answer) as url,
-        httpx.AsyncClient(transport=TargetTransport(target_plan(url)), base_url=url) as client,
-    ):
-        assert len((await client.get("/lines")).content) > LINE_BYTES_MAX
-        with pytest.raises(httpx.RemoteProtocolError):
-            await client.get("/line")
 
 
 @pytest.mark.parametrize("charset", ["hex", "utf-16", "unknown"])

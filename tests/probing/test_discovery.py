@@ -131,7 +131,7 @@ async def test_a_name_that_cannot_be_a_label_is_left_out(name: str) -> None:
     found = await server.discover()
 
     assert [key.model for key in found.models] == ["a"]
-    assert [key.model for key in found.failed] == [name]
+    assert not found.failed
     assert server.shown == ["a"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import certifi
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.certificates import CLIENT
 from support.configurations import load
 
 from exporter.errors import SettingsError
@@ -144,6 +146,8 @@ def test_the_example_configuration_is_complete(tmp_path: Path) -> None:
     for name in ("token", "password"):
         (tmp_path / name).write_text("s3cret")
     (tmp_path / "ca.pem").write_bytes(Path(certifi.where()).read_bytes())
+    for name in ("client.pem", "client.key"):
+        shutil.copy(CLIENT, tmp_path / name)
     complete = load(
         tmp_path,
         re.sub(r"^( +)# ((?: *)(?:- )?(?!borrow|load|skip)\w[\w-]*:)", r"\1\2", text, flags=re.MULTILINE),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class RawAnswer:
     """Number of bytes after which the answer ends."""
     framing: str = "length"
     """`length`, `chunked`, `close`, or `wrong_length`."""
+    flood: bytes = b""
+    """Sent after the body again and again, until the client closes the connection."""
     hold: bool = False
     """Whether the connection is kept open without sending; otherwise it is closed."""
 
@@ -56,10 +60,18 @@ class RawServer:
     _server: asyncio.Server | None = None
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
 
-    async def start(self) -> None:
+    async def start(self, tls: ssl.SSLContext | None = None) -> None:
         """Begin to listen."""
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
-        self.url = "http://{}:{}".format(*self._server.sockets[0].getsockname())
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0, ssl=tls)
+        host, port = self._server.sockets[0].getsockname()
+        self.url = f"{'https' if tls else 'http'}://{host}:{port}"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     async def stop(self) -> None:
         """Stop listening and close all connections."""
@@ -75,7 +87,7 @@ class RawServer:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             _, _, length = head.partition("content-length: ")
             if length:
@@ -83,6 +95,10 @@ class RawServer:
             sent = self.answers[head.split()[1]]
             for piece in sent:
                 writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+            while sent.flood:
+                writer.write(sent.flood)
                 await writer.drain()
                 await asyncio.sleep(0)
             if sent.hold:
