@@ -89,7 +89,7 @@ async def test_faults_with_a_clean_end(connected: tuple[FaultyEngine, httpx.Asyn
     status, lines = await post(client)
     assert (status, len(lines)) == (200, LINES[kind])
     if kind is FaultKind.UNKNOWN_DONE_REASON:
-        assert json.loads(lines[-1])["done_reason"] == "tired"
+        assert json.loads(lines[-1])["done_reason"] == "unlisted"
     if kind is FaultKind.CLOUD:
         assert json.loads(lines[0])["remote_host"]
     if kind is FaultKind.LONG_LINE:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pynvml
@@ -20,34 +19,6 @@ ALONE = {"model": False, "gpu": False}
 COUNTERS = "nvmlDeviceGetFieldValues(0,[83, 74, 269, 270, 271])"
 NOT_SUPPORTED = fails(pynvml.NVML_ERROR_NOT_SUPPORTED)
 GB = 10**9
-
-
-@pytest.fixture
-def one() -> Machine:
-    """One H100."""
-    return Machine("nvml-h100.json")
-
-
-@pytest.fixture
-def two() -> Machine:
-    """Two H100s."""
-    return Machine("nvml-2xh100.json")
-
-
-@pytest.fixture
-async def monitor(one: Machine) -> AsyncIterator[GpuMonitor]:
-    """A monitor of the one H100."""
-    monitor = one.open()
-    yield monitor
-    await monitor.close()
-
-
-@pytest.fixture
-async def monitor_of_two(two: Machine) -> AsyncIterator[GpuMonitor]:
-    """A monitor of the two H100s."""
-    monitor = two.open()
-    yield monitor
-    await monitor.close()
 
 
 async def test_alone_on_one_gpu(one: Machine, monitor: GpuMonitor) -> None:

@@ -18,18 +18,6 @@ from exporter.reading import ThrottleReason
 NOT_SUPPORTED = fails(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 
-@pytest.fixture
-def one() -> Machine:
-    """One H100."""
-    return Machine("nvml-h100.json")
-
-
-@pytest.fixture
-def two() -> Machine:
-    """Two H100s."""
-    return Machine("nvml-2xh100.json")
-
-
 def reader(machine: Machine) -> CardReader:
     """Return a reader of a machine's first GPU, while it generates."""
     machine.play("alone")

@@ -7,12 +7,6 @@ from support.other_vendor import NAME, OtherCardReader, OtherReader
 from support.recorded_gpus import H100, Machine, probed_model
 
 
-@pytest.fixture
-def one() -> Machine:
-    """One H100."""
-    return Machine("nvml-h100.json")
-
-
 async def test_gpus_of_two_vendors(one: Machine) -> None:
     """Both are listed with different indexes, and a model gets the label of the one that it runs on."""
     other = OtherCardReader(pids={77: 8 * 2**30})

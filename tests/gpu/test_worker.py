@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,20 +11,6 @@ from support.recorded_gpus import H100, Machine
 
 from exporter.gpu.monitor import GpuMonitor
 from exporter.gpu.worker import Worker
-
-
-@pytest.fixture
-def one() -> Machine:
-    """One H100."""
-    return Machine("nvml-h100.json")
-
-
-@pytest.fixture
-async def monitor(one: Machine) -> AsyncIterator[GpuMonitor]:
-    """A monitor of the one H100."""
-    monitor = one.open()
-    yield monitor
-    await monitor.close()
 
 
 async def test_a_library_that_hangs_delays_one_probe(

@@ -68,7 +68,7 @@ class FaultKind(StrEnum):
     ABSURD_DURATIONS = "absurd_durations"
     """292 years each."""
     UNKNOWN_DONE_REASON = "unknown_done_reason"
-    """`text` ("tired")."""
+    """`text` ("unlisted")."""
 
 
 LASTING = {FaultKind.SLOW, FaultKind.CPU, FaultKind.CPU_HIDDEN, FaultKind.PARTIAL_OFFLOAD, FaultKind.DEAD_MODEL}

@@ -212,7 +212,7 @@ class FaultyEngine(ScriptedEngine):
         """Yield the final line or lines as the faults change them."""
         durations = [key for key in final if key.endswith("_duration")]
         if fault := self._apply(FaultKind.UNKNOWN_DONE_REASON, model, tokens):
-            final["done_reason"] = fault.text or "tired"
+            final["done_reason"] = fault.text or "unlisted"
         if self._apply(FaultKind.ZERO_DURATIONS, model, tokens):
             final |= dict.fromkeys(durations, 0)
         if self._apply(FaultKind.NEGATIVE_DURATIONS, model, tokens):
