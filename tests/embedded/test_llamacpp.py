@@ -78,9 +78,10 @@ async def test_a_line_is_a_token(client: httpx.AsyncClient) -> None:
 @needs_model
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_loaded_model_has_one_process(client: httpx.AsyncClient) -> None:
-    """It runs on the CPU, and ends when the model is unloaded."""
+    """It runs on the CPU in its own session, so that Ctrl-C does not reach it, and ends when the model is unloaded."""
     await client.post("/api/generate", json={"model": MODEL})
-    assert len(runners()) == 1
+    (runner,) = runners()
+    assert os.getsid(runner.pid) == runner.pid
     (loaded,) = (await client.get("/api/ps")).json()["models"]
     assert loaded["size_vram"] == 0
     await client.post("/api/generate", json={"model": MODEL, "keep_alive": 0})

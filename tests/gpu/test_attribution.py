@@ -146,6 +146,14 @@ def test_an_active_gpu_needs_enough_memory_for_the_model() -> None:
     assert gpus(unknown, probed_model(size_vram_bytes=10 * GIB)) == (0,)
 
 
+def test_a_gpu_that_is_much_less_active_than_another_did_other_work() -> None:
+    """The layers of a model are distributed about evenly over its GPUs."""
+    slightly = card(utilization=0.2, watts=440.0, watts_before=124.0, processes=None)
+    equally = busy(processes=None)
+    assert gpus(machine(equally, slightly, runners={})) == (0,)
+    assert gpus(machine(equally, equally, runners={})) == (0, 1)
+
+
 def test_idle_gpus_are_evidence_of_the_cpu_only_after_a_second() -> None:
     """Utilisation lags and energy is updated in steps, so a short probe proves nothing."""
     assert gpus(machine(card(), card(), runners={}), probed_model(size_vram_bytes=9 * GIB)) == ()

@@ -245,8 +245,19 @@ async def test_a_change_of_the_label_is_logged_once(
     assert f"pid {one.runner('alone')}" in fields["reason"]
 
 
+async def test_the_label_of_a_forgotten_model_is_logged_again(
+    one: Machine, monitor: GpuMonitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model that returns to the configuration is a new one."""
+    with caplog.at_level(logging.INFO):
+        await one.probe(monitor, "alone")
+        monitor.forget(probed_model().key)
+        await one.probe(monitor, "alone")
+    assert len(caplog.records) == 2
+
+
 async def test_a_forgotten_model_starts_again(two: Machine, monitor_of_two: GpuMonitor) -> None:
-    """What is stored of a model ends with it."""
+    """The attribution of a model is dropped with the model."""
     model = probed_model()
     await two.probe(monitor_of_two, "two_cards", model)
     two.lose_gpus()
