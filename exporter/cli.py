@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from exporter import __version__
@@ -23,6 +24,10 @@ from exporter.settings.reference import FLAGS, Flag
 PROGRAM = "ollama-throughput-exporter"
 OK, FAILED, USAGE = 0, 1, 2
 
+REFERENCE = (
+    "Send the request of the reference program: the prompt without generation options. Only `num_ctx` is sent, so that"
+    " a loaded model is not reloaded, and `keep_alive` if configured. `when_unloaded` applies as without this flag."
+)
 EPILOG = """\
 Without a command, `run` is assumed. `COMMAND --help` lists the flags of a command.
 Every setting can also be written in the configuration file, and most as an environment variable.
@@ -91,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
     add("run", run, "Probe on a schedule and serve /metrics (the default command).")
     probe = add("probe", probe_once, "Run a single probe of each model and print the result.")
-    probe.add_argument("--reference", action="store_true", help="Send the reference program's request.")
+    probe.add_argument("--reference", action="store_true", help=REFERENCE)
     probe.add_argument("--json", action="store_true", help="Print one JSON object per line instead of text.")
     calibrate = add("calibrate", calibrate_models, "Probe several times and print the expected rates as configuration.")
     calibrate.add_argument("--runs", type=_positive, default=10, metavar="N", help="Probes per model (default: 10).")
@@ -196,13 +201,15 @@ def calibrate_models(options: argparse.Namespace) -> int:
     """Find the expected rate of each configured model."""
     targets = _targets(options)
     if options.output is not None:
-        _write(options.output, "")  # fail before the probes, not after
+        _check_that_it_can_be_written(options.output)  # fail before the probes, not after
 
     from exporter.commands.calibrate import calibrate
     from exporter.commands.console import open_console
 
     lines, complete = asyncio.run(calibrate(targets, runs=options.runs, console=open_console(stderr=True)))
-    if options.output is None:
+    if not lines:
+        print("No model had enough clean runs, so no configuration is written.", file=sys.stderr)
+    elif options.output is None:
         print(lines, end="")
     else:
         _write(options.output, lines)
@@ -210,9 +217,24 @@ def calibrate_models(options: argparse.Namespace) -> int:
     return OK if complete else FAILED
 
 
+def _check_that_it_can_be_written(path: Path) -> None:
+    """Raise SettingsError if a file cannot be written. Leaves it as it is, or absent."""
+    existed = path.exists()
+    with _output_errors(path):
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+
+
 def _write(path: Path, text: str) -> None:
-    try:
+    with _output_errors(path):
         path.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise SettingsError(f"--output: cannot write {path}: {error.strerror}. Choose another file.") from error
 

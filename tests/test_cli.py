@@ -150,21 +150,46 @@ def test_calibrate_checks_its_output_file_first(tmp_path: Path, capsys: pytest.C
     assert str(place) in error
 
 
-def test_calibrate_writes_to_its_output_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Standard output stays empty; a server that is down makes the exit status 1."""
+@pytest.mark.parametrize("content", [None, "targets: []"])
+def test_calibrate_without_a_result_leaves_its_output_file(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server that is down makes the exit status 1; an existing file stays, and no empty one is created."""
+    place = tmp_path / "rates.yml"
+    if content is not None:
+        place.write_text(content)
+
+    assert cli.main(["calibrate", "--url", "http://127.0.0.1:9", "--output", str(place)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "no configuration is written" in printed.err
+    assert (place.read_text() if place.exists() else None) == content
+
+
+def test_calibrate_writes_to_its_output_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Standard output stays empty, and standard error names the file."""
+
+    async def calibrate(*_: object, **__: object) -> tuple[str, bool]:
+        return "targets:\n", True
+
+    monkeypatch.setattr("exporter.commands.calibrate.calibrate", calibrate)
     place = tmp_path / "rates.yml"
 
-    assert cli.main(["calibrate", "--url", "http://127.0.0.1:9", "--runs", "1", "--output", str(place)]) == 1
+    assert cli.main(["calibrate", "--url", "http://127.0.0.1:9", "--output", str(place)]) == 0
     printed = capsys.readouterr()
     assert printed.out == ""
     assert str(place) in printed.err
-    assert place.read_text().startswith("targets:\n  - name: ")
+    assert place.read_text() == "targets:\n"
 
 
 def test_failed_probe_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    """The reason and the remedy are printed."""
+    """The reason and the remedy are printed on standard error; standard output is for results."""
     assert cli.main(["probe", "--url", "http://127.0.0.1:9"]) == 1
-    failure, remedy = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    failure, remedy = printed.err.splitlines()
+    assert printed.out == ""
     assert "failed: connect: http://127.0.0.1:9: " in failure
     assert remedy.startswith("Remedy: ")
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exporter.commands.probers import models_to_probe, open_prober
+from exporter.commands.probers import models_to_probe, open_prober, print_failure
 from exporter.errors import ProbeError
 from exporter.gpu.base import Card
 from exporter.gpu.detect import open_gpu_monitor
@@ -29,8 +29,7 @@ async def show_gpus(targets: Sequence[TargetPlan], console: Console) -> int:
                 try:
                     choices |= await choose_labels(target, monitor)
                 except ProbeError as error:
-                    console.print(Text(f"{target.name} failed: {error.reason}: {error.detail}", style="red"))
-                    console.print(Text(f"Remedy: {error.remedy}"))
+                    print_failure(console, target.name, error)
                     status = 1
     finally:
         await monitor.close()

@@ -48,9 +48,9 @@ async def models_to_probe(target: TargetPlan, client: OllamaClient) -> Sequence[
     return tuple(found.models.values())
 
 
-def print_failure(console: Console, key: ModelKey, error: ProbeError) -> None:
-    """Print why a probe failed and what to do about it."""
-    console.print(Text(f"{key.model} on {key.target} failed: {error.reason}: {error.detail}", style="red"))
+def print_failure(console: Console, what: str, error: ProbeError) -> None:
+    """Print what failed, why, and what to do about it."""
+    console.print(Text(f"{what} failed: {error.reason}: {error.detail}", style="red"))
     console.print(Text(f"Remedy: {error.remedy}"))
 
 

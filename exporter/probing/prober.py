@@ -51,7 +51,7 @@ class Prober:
     ) -> Reading | SkipReason:
         """Probe a model and return its reading, or why it was skipped.
 
-        `chunks` records the answer as it arrives. `reference` sends no options, as the reference program does. Raises
+        `chunks` records the answer as it arrives. `reference` sends no generation options but `num_ctx`. Raises
         `ProbeError` with all secrets redacted, and nothing else but cancellation.
         """
         with map_errors(self.target, self._client.auth.redact):

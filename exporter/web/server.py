@@ -17,6 +17,7 @@ from exporter.errors import SettingsError
 from exporter.logs import get_logger
 from exporter.metrics.exposition import Format, render
 from exporter.state.store import StateStore
+from exporter.web.health import HEALTHY
 from exporter.web.negotiation import gzip_accepted, negotiate
 from exporter.web.status_page import STYLE_HASH, render_status_page
 
@@ -117,7 +118,7 @@ class WebServer:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _show_healthy(self, _: web.Request) -> web.Response:
-        return web.Response(text="healthy\n")
+        return web.Response(text=HEALTHY)
 
     async def _show_ready(self, _: web.Request) -> web.Response:
         if self._ready():

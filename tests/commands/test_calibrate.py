@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 import yaml
@@ -81,16 +83,66 @@ async def test_contended_runs_do_not_count(capsys: pytest.CaptureFixture[str]) -
 
     assert not complete
     assert "not counted: contended" in capsys.readouterr().err
-    assert yaml.safe_load(lines)["targets"][0]["models"] == []
+    assert lines == ""
 
 
-async def test_server_that_is_down_gets_no_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its failure is printed, and the result is incomplete."""
+async def test_target_without_a_clean_run_is_left_out(tmp_path: Path) -> None:
+    """The configuration has the other targets, and loads."""
+    async with OllamaServer(ScriptedEngine([FAST])) as good, OllamaServer(ScriptedEngine([])) as empty:
+        targets = replace(target_plan(empty.url, model_plan()), name="empty"), target_plan(good.url, model_plan())
+        lines, complete = await run(*targets, runs=1)
+
+    assert not complete
+    assert [plan.name for plan in load(tmp_path, lines).plans()] == ["t"]
+
+
+@pytest.mark.parametrize("models", ["listed", "installed"])
+async def test_server_that_is_down_is_asked_once(models: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its failure is printed once, whatever the number of models and runs, and there are no lines for it."""
     server = OllamaServer(ScriptedEngine())
     url = await server.start()
     await server.stop()
-    lines, complete = await run(target_plan(url, models="installed"), runs=1)
+    plans = (model_plan(), model_plan("b"))
+    target = target_plan(url, *plans) if models == "listed" else target_plan(url, models=models)
+    lines, complete = await run(target, runs=10)
 
     assert not complete
-    assert "failed: connect" in capsys.readouterr().err
-    assert yaml.safe_load(lines) == {"targets": None}
+    assert capsys.readouterr().err.count("failed: connect") == 1
+    assert lines == ""
+
+
+async def test_server_that_goes_down_is_not_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was measured before is kept; the remaining runs and models are not tried."""
+    engine = FaultyEngine([FAST, OTHER])
+    async with OllamaServer(engine) as server:
+        plans = (model_plan(), model_plan("b"), model_plan("c"))
+        running = asyncio.create_task(run(target_plan(server.url, *plans), runs=2))
+        async with asyncio.timeout(60):
+            while sum((request.body or {}).get("model") == "b" for request in server.requests) == 0:
+                await asyncio.sleep(0.001)
+        await server.stop()
+        lines, complete = await running
+
+    assert not complete
+    printed = capsys.readouterr().err
+    assert "run 2 of 2" not in printed.partition("b on t")[2]
+    assert "c on t" not in printed
+    assert [model["name"] for model in yaml.safe_load(lines)["targets"][0]["models"]] == ["llama3.1"]
+
+
+@pytest.mark.parametrize(("rates", "warned"), [((95.0, 100.0, 104.9), False), ((90.0, 100.0, 101.0), True)])
+async def test_large_spread_draws_a_warning(
+    rates: tuple[float, ...], warned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rates that differ by more than a tenth are not normal; the warning names the model and the spread."""
+    left = iter(rates)
+
+    async def next_rate(*_: object) -> float:
+        return next(left)
+
+    monkeypatch.setattr("exporter.commands.calibrate._clean_rate", next_rate)
+    async with OllamaServer(ScriptedEngine([FAST])) as server:
+        _, complete = await run(target_plan(server.url, model_plan()), runs=len(rates))
+
+    assert complete
+    assert ("warning: llama3.1 on t: the rates have a spread of 11.0%" in capsys.readouterr().err) == warned

@@ -115,7 +115,7 @@ def failures() -> Iterator[str]:
             with map_errors(target_plan("http://gpu-a:11434"), str):
                 raise error
         except ProbeError as failure:
-            print_failure(console, KEY, failure)
+            print_failure(console, "llama3.1 on gpu-a", failure)
         yield text_on(console)
 
 
