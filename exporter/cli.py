@@ -14,7 +14,7 @@ from exporter import __version__
 from exporter.commands import INTERRUPTED, with_default_command
 from exporter.durations import Duration
 from exporter.errors import ExporterError, SettingsError
-from exporter.logs import configure_logging
+from exporter.logs import configure_logging, log_in_background
 from exporter.plan import TargetPlan
 from exporter.settings import Settings, load_settings
 from exporter.settings.reference import FLAGS, Flag
@@ -182,7 +182,8 @@ def run(options: argparse.Namespace) -> int:
         configure_logging(daemon.settings.log.level, daemon.settings.log.format)
         await daemon.run()
 
-    asyncio.run(serve())
+    with log_in_background():
+        asyncio.run(serve())
     return OK
 
 

@@ -8,14 +8,17 @@ server sends may hold any.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
+
+from exporter.log_writer import LogWriter
 
 Level = Literal["debug", "info", "warn", "error"]
 Format = Literal["logfmt", "json"]
@@ -49,13 +52,72 @@ def configure_logging(level: Level, format: Format, stream: TextIO | None = None
     """Write log messages of the given severity or above to a stream (standard error by default), one line each.
 
     Messages of other libraries are written from `warn` on: at `debug` they contain headers, and so secrets. Python's
-    warnings are logged too. A second call replaces the first.
+    warnings are logged too. A second call replaces the first. Inside `log_in_background`, a thread writes the lines.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler: logging.Handler
+    if _writer is not None and stream is None:
+        handler = _BackgroundHandler(_writer)
+    else:
+        handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_FORMATTERS[format]())
     logging.basicConfig(handlers=[handler], level=max(logging.WARNING, _LEVELS[level]), force=True)
     logging.getLogger("exporter").setLevel(_LEVELS[level])
     logging.captureWarnings(capture=True)
+
+
+@contextlib.contextmanager
+def log_in_background() -> Iterator[None]:
+    """Let a thread write to standard error what is logged after `configure_logging` is called inside the context.
+
+    A standard error that is blocked, closed or full then blocks neither the event loop nor, at the end of the context,
+    the exit for longer than half a second.
+    """
+    global _writer  # noqa: PLW0603 - logging is configured per process
+    _writer = LogWriter(_descriptor(sys.stderr))
+    try:
+        yield
+    finally:
+        _writer.close()
+        _writer = None
+
+
+def flush_logs() -> None:
+    """Wait at most half a second until what was logged in the background has been written."""
+    if _writer is not None:
+        _writer.flush()
+
+
+def dropped_messages() -> int:
+    """Return the number of log messages that were dropped because they could not be written."""
+    return _writer.dropped if _writer is not None else 0
+
+
+class _BackgroundHandler(logging.Handler):
+    """Passes each line to a writer. Never writes itself, not even about its own errors."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the record's line."""
+        try:
+            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        except Exception:  # noqa: BLE001 - logging's own way is a traceback on standard error, which may block
+            self._writer.drop()
+        else:
+            self._writer.put(line)
+
+
+_writer: LogWriter | None = None
+
+
+def _descriptor(stream: TextIO | None) -> int | None:
+    """Return a stream's file descriptor; None if it was closed when the program started."""
+    try:
+        return None if stream is None else stream.fileno()
+    except (OSError, ValueError):
+        return None
 
 
 class LogfmtFormatter(logging.Formatter):

@@ -12,7 +12,7 @@ from statistics import median
 PACKAGE = Path(__file__).parents[1] / "exporter"
 LAYERS: tuple[set[str], ...] = (
     {"__init__"},
-    {"durations", "errors", "logs", "plan", "reading"},
+    {"durations", "errors", "log_writer", "logs", "plan", "reading"},
     {"settings", "embedded", "background", "signals", "systemd"},
     {"ollama", "gpu", "state"},
     {"probing"},

@@ -14,7 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.logs import Format, JsonFormatter, Level, LogfmtFormatter, configure_logging, get_logger
+from exporter.logs import (
+    Format,
+    JsonFormatter,
+    Level,
+    LogfmtFormatter,
+    configure_logging,
+    dropped_messages,
+    flush_logs,
+    get_logger,
+    log_in_background,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -178,3 +188,34 @@ def test_warnings_are_logged() -> None:
 
     (line,) = stream.getvalue().splitlines()
     assert (json.loads(line)["level"], json.loads(line)["logger"]) == ("warn", "py.warnings")
+
+
+def test_background_thread_writes_what_is_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    """Lines are those of the formatter, also after a reload; the context ends after the last one is written."""
+    with log_in_background():
+        configure_logging("info", "json")
+        get_logger("exporter.test").info("first")
+        flush_logs()
+        assert json.loads(capfd.readouterr().err)["msg"] == "first"
+        configure_logging("info", "logfmt")
+        get_logger("exporter.test").info("second", text="a\nb\ud800")
+    assert capfd.readouterr().err.endswith('msg=second text="a\\nb\\ud800"\n')
+
+
+def test_background_message_that_cannot_be_formatted(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is dropped and counted; a traceback on standard error could block."""
+    with log_in_background():
+        configure_logging("info", "logfmt")
+        logging.getLogger("exporter.test").info("%d", "not a number")
+        assert dropped_messages() == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_standard_error_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has no standard error if it was closed at the start; every message is dropped and counted."""
+    monkeypatch.setattr("sys.stderr", None)
+    with log_in_background():
+        configure_logging("info", "logfmt")
+        get_logger("exporter.test").info("first")
+        assert dropped_messages() == 1
+    assert dropped_messages() == 0

@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from exporter.gpu.base import Card
+from exporter.logs import dropped_messages
 from exporter.metrics.exposition import CachedFamilies
 from exporter.metrics.families import (
     CARDS,
@@ -17,10 +18,12 @@ from exporter.metrics.families import (
     CONFIG,
     DISCOVERIES,
     FAMILIES,
+    PROCESS,
     PROGRAM,
     READINGS,
     SERVERS,
     STATUS,
+    ProcessCounters,
 )
 from exporter.metrics.family import Labels
 from exporter.metrics.runtime import IsolatedCollector, runtime_collectors
@@ -62,6 +65,7 @@ class ProbeCollector:
         self._gpus: CachedFamilies[int, Card] = CachedFamilies(CARDS, lambda *_: {})
         self._program: CachedFamilies[None, None] = CachedFamilies(PROGRAM, lambda *_: {})
         self._config: CachedFamilies[None, ConfigState] = CachedFamilies(CONFIG, lambda *_: {})
+        self._process: CachedFamilies[None, ProcessCounters] = CachedFamilies(PROCESS, lambda *_: {})
         self._failures: CachedFamilies[str, int] = CachedFamilies(COLLECTORS, lambda name, _: {"collector": name})
         registry.register(self)
         chosen = runtime_collectors() if collectors is None else collectors
@@ -91,5 +95,9 @@ class ProbeCollector:
                 *self._gpus.metrics(dict(enumerate(self._cards))),
                 *self._program.metrics({None: None}),
                 *self._config.metrics({None: config} if (config := self._store.config()) else {}),
+                *self._process.metrics({None: self._process_counters()}),
                 *self._failures.metrics({each.name: each.failures for each in self._runtime}),
             ]
+
+    def _process_counters(self) -> ProcessCounters:
+        return ProcessCounters(dropped_messages(), self._store.connections_rejected)

@@ -30,6 +30,13 @@ MODEL_LABELS = ("digest", "model_name", "family", "parameter_size", "quantizatio
 CARD_LABELS = ("uuid", "gpu", "index", "pci_bus_id", "vendor", "driver_version")
 
 
+class ProcessCounters(NamedTuple):
+    """What this process has counted outside of probes."""
+
+    log_messages_dropped: int
+    http_connections_rejected: int
+
+
 def _reading(name: str, help_: str, points: Points[Reading]) -> Family[Reading]:
     return Family(PREFIX + name, "gauge", READING, help_, points)
 
@@ -281,7 +288,34 @@ COLLECTORS: tuple[Family[int], ...] = (
     ),
 )
 
-FAMILIES: tuple[Family[Any], ...] = (*READINGS, *STATUS, *SERVERS, *DISCOVERIES, *CARDS, *PROGRAM, *CONFIG, *COLLECTORS)
+PROCESS: tuple[Family[ProcessCounters], ...] = (
+    Family(
+        PREFIX + "log_messages_dropped_total",
+        "counter",
+        (),
+        "Total number of log messages that were dropped because standard error was blocked, closed or full.",
+        one(attrgetter("log_messages_dropped")),
+    ),
+    Family(
+        PREFIX + "http_connections_rejected_total",
+        "counter",
+        (),
+        "Total number of HTTP connections that were closed or refused because web.max_connections was reached.",
+        one(attrgetter("http_connections_rejected")),
+    ),
+)
+
+FAMILIES: tuple[Family[Any], ...] = (
+    *READINGS,
+    *STATUS,
+    *SERVERS,
+    *DISCOVERIES,
+    *CARDS,
+    *PROGRAM,
+    *CONFIG,
+    *PROCESS,
+    *COLLECTORS,
+)
 
 
 class Row(NamedTuple):

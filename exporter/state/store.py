@@ -48,6 +48,8 @@ class StateStore:
         self._server_versions: dict[str, str | None] = {}
         self._discoveries: dict[str, DiscoveryState] = {}
         self._config: ConfigState | None = None
+        self.connections_rejected = 0
+        """HTTP connections that were closed or refused because of the limit on their number."""
 
     def config_loaded(self) -> None:
         """Record that the configuration was loaded, at the start or at a reload."""
@@ -108,6 +110,10 @@ class StateStore:
             self._discoveries.pop(target, None)
         else:
             self._discoveries[target] = discovery
+
+    def connection_rejected(self) -> None:
+        """Record an HTTP connection that was closed or refused because of the limit on their number."""
+        self.connections_rejected += 1
 
     def models(self) -> list[ModelState]:
         """Return every model's state, in the order in which they were added."""
