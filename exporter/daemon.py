@@ -14,13 +14,14 @@ from exporter import __version__
 from exporter.background import run_in_daemon_thread
 from exporter.errors import SettingsError
 from exporter.gpu.detect import open_gpu_monitor
-from exporter.logs import configure_logging, get_logger
+from exporter.logs import configure_logging, flush_logs, get_logger
 from exporter.metrics.collector import ProbeCollector
 from exporter.plan import TargetPlan
 from exporter.settings import Settings
 from exporter.signals import handle_signals
 from exporter.state.store import StateStore
 from exporter.systemd import ServiceNotifier
+from exporter.web.connections import ConnectionLimits
 from exporter.web.server import WebServer
 
 if TYPE_CHECKING:  # imported once the server listens: LangChain and APScheduler take more than a second
@@ -94,12 +95,14 @@ class Daemon:
             addresses=web.listen_addresses,
             telemetry_path=web.telemetry_path,
             ready=lambda: self._ready,
+            limits=ConnectionLimits(connections=web.max_connections),
         )
 
     def stop(self) -> None:
         """Let `run` end; a second call ends the process at once."""
         if self._stop_requested.is_set():
             log.warning("forced shutdown")
+            flush_logs()
             os._exit(1)
         log.info("stopping")
         self._stop_requested.set()

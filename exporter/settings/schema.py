@@ -32,6 +32,7 @@ class WebSettings(BaseModel):
         " `[::1]:10434`.",
     )
     telemetry_path: TelemetryPath = Field("/metrics", description="Path under which to expose metrics.")
+    max_connections: Integer = Field(128, ge=1, description="Maximum number of HTTP connections at the same time.")
 
     @property
     def listen_addresses(self) -> tuple[tuple[str, int], ...]:

@@ -9,7 +9,8 @@ import httpx
 from support.readings import FULL
 from support.scraping import Scraped
 
-from exporter.web.server import WebServer
+from exporter.web.connections import ConnectionLimits
+from exporter.web.server import DEFAULT_LIMITS, WebServer
 
 
 class Served(Scraped):
@@ -19,13 +20,14 @@ class Served(Scraped):
         super().__init__(wall=FULL.finished_at)
         self.ready = False
 
-    def server(self, *addresses: tuple[str, int]) -> WebServer:
+    def server(self, *addresses: tuple[str, int], limits: ConnectionLimits = DEFAULT_LIMITS) -> WebServer:
         """Return a server that has not been started."""
         return WebServer(
             self.registry,
             self.store,
             addresses=addresses or (("127.0.0.1", 0),),
             ready=lambda: self.ready,
+            limits=limits,
             clock=lambda: self.wall,
         )
 
