@@ -66,6 +66,7 @@ class ProbeCollector:
         self._program: CachedFamilies[None, None] = CachedFamilies(PROGRAM, lambda *_: {})
         self._config: CachedFamilies[None, ConfigState] = CachedFamilies(CONFIG, lambda *_: {})
         self._process: CachedFamilies[None, ProcessCounters] = CachedFamilies(PROCESS, lambda *_: {})
+        self._counters = ProcessCounters(0, 0)
         self._failures: CachedFamilies[str, int] = CachedFamilies(COLLECTORS, lambda name, _: {"collector": name})
         registry.register(self)
         chosen = runtime_collectors() if collectors is None else collectors
@@ -100,4 +101,8 @@ class ProbeCollector:
             ]
 
     def _process_counters(self) -> ProcessCounters:
-        return ProcessCounters(dropped_messages(), self._store.connections_rejected)
+        """Return the counters, as the same object while they do not change."""
+        counters = ProcessCounters(dropped_messages(), self._store.connections_rejected)
+        if counters != self._counters:
+            self._counters = counters
+        return self._counters

@@ -20,8 +20,9 @@ from aiohttp import web
 from exporter.logs import get_logger
 from exporter.web.responses import secure
 
-BACKLOG = 128
-"""Connections that may wait to be accepted."""
+BACKLOG = 1024
+"""Connections that may wait in the kernel. Beyond it, a client's connection is delayed by at least a second."""
+ACCEPTED_AT_ONCE_MAX = 128
 STALLED_SECONDS = 0.1
 """From this time without reading on, a client may be replaced by a new one."""
 CHECKS_PER_LIMIT = 8
@@ -178,7 +179,7 @@ class Connections:
         """Start without connections. `on_rejected` is called for each one that the limit closes or refuses."""
         self.limits = limits
         self._connections_max = min(limits.connections, _descriptors() // 3)
-        self.accepted_at_once_max = min(BACKLOG, _descriptors() // 8)
+        self.accepted_at_once_max = min(ACCEPTED_AT_ONCE_MAX, _descriptors() // 8)
         """Connections that asyncio accepts before the first of them is admitted or refused; it does so four times."""
         if self._connections_max < limits.connections:
             message = "limit on file descriptors reduces web.max_connections"

@@ -29,7 +29,7 @@ SHUTDOWN_SECONDS = 0.25
 """How long requests in progress may still take at shutdown."""
 WAITING_MAX = 16
 """Different pages and filtered scrapes that may wait for their rendering; further ones are refused."""
-HELD_BYTES_MAX = 2**25
+HELD_BYTES_MAX = 2**24
 """Bodies of responses that clients have not read yet."""
 SEND_BUFFER_BYTES = 2**17
 """The kernel's buffer of each connection, instead of one that grows to several MB for a client that does not read."""

@@ -124,7 +124,7 @@ def test_metrics_table_is_sound() -> None:
     table = metrics_table()
     by_kind = {kind: {row.name for row in table if row.type == kind} for kind in ("gauge", "counter")}
 
-    assert len({row.name for row in table}) == len(table) == len(READINGS) + len(STATUS) + 9
+    assert len({row.name for row in table}) == len(table) == len(READINGS) + len(STATUS) + 11
     assert all(row.name.startswith("ollama_probe_") for row in table)
     assert all(row.help.endswith(".") and "\n" not in row.help for row in table)
     assert {name.removesuffix("_total") for name in by_kind["counter"]} & by_kind["gauge"] == set()
