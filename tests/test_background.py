@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from exporter.background import run_in_daemon_thread
+from exporter.background import KeyedThreads, run_in_daemon_thread
 
 
 async def test_returns_the_result() -> None:
@@ -51,7 +52,7 @@ def test_does_not_delay_the_end_of_the_program() -> None:
     """A program whose main coroutine ends while the thread works exits at once, without an error."""
     program = (
         "import asyncio, time\n"
-        "from exporter.background import run_in_daemon_thread\n"
+        "from exporter.background import KeyedThreads, run_in_daemon_thread\n"
         "async def main():\n"
         "    asyncio.create_task(run_in_daemon_thread(lambda: time.sleep(60), 'slow'))\n"
         "    await asyncio.sleep(0.1)\n"
@@ -60,3 +61,38 @@ def test_does_not_delay_the_end_of_the_program() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
 
     assert done.stderr == ""
+
+
+async def test_one_thread_per_key_and_one_result_for_all_that_wait() -> None:
+    """A function that hangs occupies one thread. Another key has its own, and a result is not kept."""
+    threads, release, called = KeyedThreads(), threading.Event(), []
+
+    def work() -> int:
+        called.append(1)
+        release.wait(10)
+        return len(called)
+
+    cancelled = asyncio.create_task(threads.run("a", work, "work"))
+    waiting = [asyncio.create_task(threads.run("a", work, "work")) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    cancelled.cancel()
+    assert await threads.run("b", lambda: "b", "work") == "b"
+    release.set()
+
+    assert await asyncio.gather(*waiting) == [1, 1, 1]
+    assert await threads.run("a", work, "work") == 2
+
+
+async def test_an_exception_for_which_nobody_waits_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The caller has given up; the next one calls again."""
+    threads = KeyedThreads()
+    task = asyncio.create_task(threads.run("a", lambda: 1 // 0, "division"))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await asyncio.sleep(0.1)
+    gc.collect()
+
+    with pytest.raises(ZeroDivisionError):
+        await threads.run("a", lambda: 1 // 0, "division")
+    assert caplog.records == []

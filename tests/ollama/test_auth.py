@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from support.probing import model_plan, probing, target_plan
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import ScriptedEngine, ScriptedModel
 from exporter.errors import ProbeError, Reason
+from exporter.ollama import auth as auth_module
 from exporter.ollama.auth import TargetAuth
 
 FAST = ScriptedModel(tokens_per_second=1000, load_seconds=0.01)
@@ -110,6 +113,40 @@ async def test_a_secret_file_that_cannot_be_used_is_denied_and_named(content: by
     assert caught.value.reason is Reason.DENIED
     assert str(token) in caught.value.detail
     assert "file" in caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory"])
+async def test_a_secret_that_is_not_a_regular_file_is_denied_at_once(kind: str, tmp_path: Path) -> None:
+    """Reading a FIFO would wait for what never comes."""
+    token = tmp_path / "token"
+    os.mkfifo(token) if kind == "fifo" else token.mkdir()
+
+    with pytest.raises(ProbeError) as caught:
+        await asyncio.wait_for(first_request(bearer_token_file=token), 2)
+
+    assert caught.value.reason is Reason.DENIED
+    assert str(token) in caught.value.detail
+
+
+async def test_a_secret_file_that_hangs_does_not_stop_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one on a network file system whose server is gone. It is read in one thread, however often it is requested."""
+    release, threads = threading.Event(), []
+
+    def hang(_: Path) -> str:
+        threads.append(threading.current_thread())
+        release.wait(20)
+        return "token-of-12"
+
+    monkeypatch.setattr(auth_module, "read_token", hang)
+    monkeypatch.setattr(auth_module, "READ_SECONDS", 0.1)
+    auth = TargetAuth(target_plan("http://h:1", bearer_token_file=Path("token")))
+    for _ in range(2):
+        with pytest.raises(ProbeError) as caught:
+            await anext(auth.async_auth_flow(httpx.Request("GET", "http://h:1/")))
+        assert caught.value.reason is Reason.DENIED
+    release.set()
+
+    assert len(threads) == 1
 
 
 async def test_every_secret_that_was_configured_or_sent_is_redacted(tmp_path: Path) -> None:

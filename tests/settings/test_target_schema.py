@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import certifi
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.certificates import CA, CLIENT, SERVER
 from support.configurations import load, mistakes, target
 
 from exporter.settings.target_schema import TargetSettings
@@ -172,6 +174,32 @@ def test_only_one_kind_of_authorization_is_accepted(tmp_path: Path, url: str, pa
     assert ("Authorization header" in line) == ("authorization" in pair.lower())
     assert ("user name in url" in line) == ("@" in url)
     assert "s3cret" not in line
+
+
+def test_a_client_certificate_is_part_of_the_plan(tmp_path: Path) -> None:
+    """Relative paths start at the directory of the file. The key may be in the file of the certificate."""
+    shutil.copy(CLIENT, tmp_path / "client.pem")
+
+    for more, key_file in (("", None), (", key_file: client.pem", tmp_path / "client.pem")):
+        (plan,) = load(tmp_path, f"targets: [{{url: 'https://a', tls: {{cert_file: client.pem{more}}}}}]").plans()
+        assert (plan.cert_file, plan.key_file) == (tmp_path / "client.pem", key_file)
+
+
+@pytest.mark.parametrize(
+    ("tls", "word"),
+    [
+        (f"key_file: '{CLIENT}'", "cert_file"),
+        (f"cert_file: '{CA}'", "private key"),
+        (f"cert_file: '{CLIENT}', key_file: '{SERVER}'", "private key"),
+        ("cert_file: missing", "cannot be read"),
+    ],
+)
+def test_a_client_certificate_that_cannot_be_used_is_refused(tmp_path: Path, tls: str, word: str) -> None:
+    """No handshake would succeed."""
+    (line,) = mistakes(tmp_path, f"targets: [{{url: 'https://a', tls: {{{tls}}}}}]")
+
+    assert line.startswith("targets[0].tls: ")
+    assert word in line
 
 
 def test_a_ca_file_without_verification_is_refused(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ REQUESTS: dict[str, tuple[str, Request]] = {
 """The path of each request, and how it is sent."""
 GZIP_TWICE = (b"Content-Encoding: gzip, gzip",)
 ERROR = b"500 Internal Server Error"
-ITEMS = b"[" + b"{}," * 7 * 10**6 + b"{}]"
+ITEMS = b"[" + b"{},\n" * 5 * 10**6 + b"{}]"
 LONG_ERROR = json_line({"error": "model " * 30_000})
 MANY_MODELS = json_line({"models": [{"name": f"m{number}"} for number in range(10_000)]})
 BYTE_CHUNKS = b"1\r\n \r\n" * 10**4
@@ -97,7 +97,7 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     "endless error": lambda: Attack("ps", endless(status=ERROR), Reason.HTTP),
     "endless error of generate": lambda: Attack("generate", endless(status=ERROR), Reason.HTTP),
     "20 MB of JSON": lambda: Attack("tags", RawAnswer(body=b'{"models":' + ITEMS + b"}")),
-    "2 MB of JSON": lambda: Attack("tags", RawAnswer(body=b'{"models":[' + ITEMS[-2 * 10**6 :].lstrip(b"},") + b"}")),
+    "2 MB of JSON": lambda: Attack("tags", RawAnswer(body=b'{"models":[' + ITEMS[-2 * 10**6 :].lstrip(b"},\n") + b"}")),
     "many models": lambda: Attack("tags", RawAnswer(body=MANY_MODELS)),
     "thinking flood": lambda: Attack("generate", flood(thinking="w " * 1000, response="")),
     "token flood": lambda: Attack("generate", flood()),
@@ -109,7 +109,9 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
     ),
     "final chunk with a context of objects": lambda: Attack(
         "generate",
-        RawAnswer(body=b'{"done":true,"response":"","context":[' + ITEMS[-900_000:].lstrip(b"},") + b"}\n"),
+        RawAnswer(
+            body=b'{"done":true,"response":"","context":[' + ITEMS[-900_000:].replace(b"\n", b"").lstrip(b"},") + b"}\n"
+        ),
         None,
     ),
     "long error text": lambda: Attack("version", RawAnswer(status=ERROR, body=LONG_ERROR), Reason.HTTP),

@@ -8,7 +8,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "certificates"
 CA = FOLDER / "ca.pem"
 CLIENT = FOLDER / "client.pem"
-"""A certificate and its key."""
+SERVER = FOLDER / "server.pem"
+"""A certificate and its key, as all files but that of the authority."""
 
 
 def server_context(name: str = "server", *, client_required: bool = False) -> ssl.SSLContext:
