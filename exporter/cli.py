@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import difflib
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from exporter import __version__
 from exporter.commands import INTERRUPTED, with_default_command
@@ -28,6 +30,7 @@ REFERENCE = (
     "Send the request of the reference program: the prompt without generation options. Only `num_ctx` is sent, so that"
     " a loaded model is not reloaded, and `keep_alive` if configured. `when_unloaded` applies as without this flag."
 )
+UNRECOGNIZED = "unrecognized arguments: "
 EPILOG = """\
 Without a command, `run` is assumed. `COMMAND --help` lists the flags of a command.
 Every setting can also be written in the configuration file, and most as an environment variable.
@@ -52,9 +55,12 @@ def _help(flag: Flag) -> str:
     return text.replace("%", "%%")
 
 
-def _settings_flags(sections: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Return a parent parser with the flags for all settings, or for those of some sections of the file."""
-    parser = argparse.ArgumentParser(add_help=False)
+def _settings_flags(sections: Sequence[str] = (), *, without_effect: Sequence[str] = ()) -> _Parser:
+    """Return a parent parser with the flags for all settings, or for those of some sections of the file.
+
+    Flags for the keys and sections without effect are accepted, so that commands can be exchanged, and have no help.
+    """
+    parser = _Parser(add_help=False)
     group = parser.add_argument_group("settings")
     for flag in FLAGS:
         if sections and (not flag.key or flag.key[0] not in sections):
@@ -64,15 +70,35 @@ def _settings_flags(sections: Sequence[str] = ()) -> argparse.ArgumentParser:
             dest=flag.dest,
             metavar=flag.metavar,
             action="append" if flag.repeatable else "store",
-            help=_help(flag),
+            help=argparse.SUPPRESS if flag.key[0] in without_effect else _help(flag),
         )
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that suggests the nearest flag for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with 2."""
+        words = message.removeprefix(UNRECOGNIZED).split()
+        if message.startswith(UNRECOGNIZED) and words[0].startswith("-"):
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            for option in difflib.get_close_matches(words[0].partition("=")[0], known, n=1):
+                message = f"{message}. Did you mean {option}?"
+        super().error(message)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown flags where they belong, so that the usage is that of the command."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(UNRECOGNIZED + " ".join(unknown))
+        return found, unknown
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; its `command` is the function to call."""
-    settings = _settings_flags()
-    top = argparse.ArgumentParser(
+    settings, once = _settings_flags(), _settings_flags(without_effect=("web", "interval"))
+    top = _Parser(
         prog=PROGRAM,
         formatter_class=_HelpFormatter,
         description="Prometheus exporter that measures how fast models on Ollama generate, per model and GPU.",
@@ -86,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
         name: str,
         function: Callable[[argparse.Namespace], int],
         text: str,
-        flags: argparse.ArgumentParser = settings,
+        flags: _Parser = settings,
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=text, description=text, parents=[flags], formatter_class=_HelpFormatter, allow_abbrev=False
@@ -95,16 +121,19 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     add("run", run, "Probe on a schedule and serve /metrics (the default command).")
-    probe = add("probe", probe_once, "Run a single probe of each model and print the result.")
+    probe = add("probe", probe_once, "Run a single probe of each model and print the result.", once)
     probe.add_argument("--reference", action="store_true", help=REFERENCE)
     probe.add_argument("--json", action="store_true", help="Print one JSON object per line instead of text.")
-    calibrate = add("calibrate", calibrate_models, "Probe several times and print the expected rates as configuration.")
+    calibrate = add(
+        "calibrate", calibrate_models, "Probe several times and print the expected rates as configuration.", once
+    )
     calibrate.add_argument("--runs", type=_positive, default=10, metavar="N", help="Probes per model (default: 10).")
     calibrate.add_argument("--output", type=Path, metavar="FILE", help="Write the configuration to a file.")
     for command in (probe, calibrate):
         command.add_argument("--target", metavar="NAME", help="Only use the configured target of this name.")
-    add("check-config", check_config, "Validate the configuration and exit.")
-    add("gpus", show_gpus, "Show the GPUs of this machine and how the gpu label is chosen.")
+    check = add("check-config", check_config, "Validate the configuration and exit.")
+    check.add_argument("file", nargs="?", metavar="FILE", help="Configuration file, instead of --config.file.")
+    add("gpus", show_gpus, "Show the GPUs of this machine and how the gpu label is chosen.", once)
     demo = add(
         "demo", demonstrate, "Run against built-in Ollama servers, without a GPU.", _settings_flags(("web", "log"))
     )
@@ -244,6 +273,7 @@ def check_config(options: argparse.Namespace) -> int:
     """Validate the configuration, and warn of what is allowed but probably not intended."""
     from exporter.settings.checks import warnings
 
+    options.config_file = options.file or options.config_file
     settings = _load(options)
     for warning in warnings(settings):
         print(f"warning: {warning}", file=sys.stderr)

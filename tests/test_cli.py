@@ -50,7 +50,8 @@ def test_help_lists_commands_and_flags(capsys: pytest.CaptureFixture[str]) -> No
             with pytest.raises(SystemExit):
                 cli.main([command, "--help"])
             flags = capsys.readouterr().out
-            assert "--web.listen-address ADDRESS" in flags
+            has_effect = command in {"run", "check-config", "demo"}
+            assert ("--web.listen-address ADDRESS" in flags) == has_effect
             assert ("--config.file FILE" in flags) == (command != "demo")  # the demo has its own configuration
             assert "OLLAMA_PROBE_LOG__LEVEL" in flags
             assert "default: info" in flags
@@ -68,6 +69,10 @@ def test_help_lists_commands_and_flags(capsys: pytest.CaptureFixture[str]) -> No
         (("demo", "--drop-after", "120"), "--drop-after"),
         (("check-config", "--json"), "--json"),
         (("demo", "--url", "http://a:11434"), "--url"),
+        (("probe", "--ulr", "http://a:11434"), "usage: ollama-throughput-exporter probe"),
+        (("probe", "--ulr", "http://a:11434"), "Did you mean --url?"),
+        (("--web.listen-adress=:1",), "Did you mean --web.listen-address?"),
+        (("demo", "--ulr=x"), "unrecognized arguments"),
     ],
 )
 def test_usage_errors_exit_with_2(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,6 +113,21 @@ def test_check_config_accepts_good_settings(config_file: Path, capsys: pytest.Ca
 
     assert cli.main(["check-config", "--config.file", str(config_file)]) == 0
     assert capsys.readouterr().out == "Configuration is valid: 2 targets.\n"
+
+
+def test_check_config_takes_a_file_as_argument(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`check-config FILE` is the same as `check-config --config.file FILE`."""
+    config_file.write_text("interval: 15\n")
+
+    assert cli.main(["check-config", str(config_file)]) == 1
+    assert capsys.readouterr().err.startswith(f"{config_file}: interval")
+
+
+@pytest.mark.parametrize("command", ["probe", "calibrate", "gpus"])
+def test_flags_without_effect_are_accepted(command: str) -> None:
+    """The flags of `run` can be used with every command that reads the configuration."""
+    words = [command, "--interval", "5m", "--web.listen-address", ":1"]
+    assert cli.parser().parse_args(words).interval == "5m"
 
 
 def test_check_config_warns(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,9 +22,10 @@ from exporter.durations import Duration
 from exporter.embedded.llamacpp import LlamaCppEngine
 from exporter.embedded.protocol import OllamaServer
 from exporter.embedded.scripted import OffloadingEngine, ScriptedModel
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, SettingsError
 from exporter.logs import configure_logging
 from exporter.settings import load_settings
+from exporter.signals import handle_signals
 from exporter.state.model_state import ModelStatus
 
 RATE = 120.0
@@ -59,13 +60,18 @@ async def _demonstrate(options: argparse.Namespace, drop_after: Duration) -> Non
         config_file.write_text(yaml.safe_dump({"interval": "15s", "targets": targets}))
         configure_logging(options.log_level or "warn", options.log_format or "logfmt")
         daemon = Daemon(lambda: load_settings(config_file=config_file, flags=vars(options)), CollectorRegistry())
-        showing = [
-            asyncio.create_task(_show_readings(console, daemon)),
-            asyncio.create_task(_announce_drop(console, drop_after)),
-        ]
+        showing: list[asyncio.Task[None]] = []
+
+        def show(urls: list[str]) -> None:
+            print_introduction(console, urls, daemon.settings.web.telemetry_path, targets, drop_after)
+            showing.append(asyncio.create_task(_show_readings(console, daemon)))
+            showing.append(asyncio.create_task(_announce_drop(console, drop_after)))
+            handle_signals({"SIGHUP": daemon.stop})  # the terminal is gone
+
         try:
-            path = daemon.settings.web.telemetry_path
-            await daemon.run(lambda urls: print_introduction(console, urls, path, targets, drop_after))
+            await daemon.run(show)
+        except SettingsError as error:
+            raise SettingsError(f'{error} With make: make demo ARGS="--web.listen-address :10435".') from error
         finally:
             for task in showing:
                 task.cancel()

