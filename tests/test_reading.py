@@ -24,9 +24,8 @@ NUMBERS = [
 
 
 def test_every_number_of_a_full_reading_is_tried() -> None:
-    """The readings of the tests have every number that a reading can have."""
+    """Numbers of each of the four types are tried."""
     assert {type(value) for value, _ in NUMBERS} == {Reading, Figures, Stages, GpuState}
-    assert len(NUMBERS) == 20
 
 
 @pytest.mark.parametrize("number", IMPOSSIBLE, ids=[f"{number}"[:5] for number in IMPOSSIBLE])

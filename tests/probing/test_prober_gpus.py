@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.faults import Fault, FaultKind
 from support.probing import model_plan, until
-from support.readings import CARD
+from support.readings import CARD, FULL
 from support.scripted import FAST, failure, read, scripted
 
 from exporter.errors import Reason
@@ -17,7 +17,7 @@ from exporter.gpu.base import Card, ProbedModel
 from exporter.gpu.monitor import GpuMonitor, GpuWatch
 from exporter.ollama.entries import ModelFile
 from exporter.probing.prober import bandwidth_utilization_ratio
-from exporter.reading import Figures, GpuObservation, InstalledModel, LoadedModel
+from exporter.reading import GpuObservation, InstalledModel, LoadedModel
 
 OBSERVATION = GpuObservation(label="observed", contended={"gpu": True, "model": False})
 
@@ -149,17 +149,7 @@ async def test_an_error_of_the_gpu_monitor_is_internal() -> None:
     assert isinstance(error.__cause__, RuntimeError)
 
 
-FIGURES = Figures(
-    words=1,
-    elapsed_seconds=1,
-    decode_tokens_per_second=100,
-    output_tokens=1,
-    prompt_tokens=1,
-    time_to_first_token_seconds=0,
-    stages=None,
-    truncated=False,
-    distinct_chunks_ratio=1,
-)
+FIGURES = replace(FULL.figures, decode_tokens_per_second=100)
 DENSE = ModelFile(blob=None, dense=True, can_generate=True, cloud=False)
 ON_GPU = LoadedModel(name="m", size_bytes=10, size_vram_bytes=10)
 

@@ -17,7 +17,7 @@ from exporter.metrics.collector import ProbeCollector
 from exporter.metrics.exposition import Format, render
 from exporter.metrics.runtime import runtime_collectors
 from exporter.plan import ModelKey, ModelPlan
-from exporter.reading import CPU, ContendedBy, Figures, GpuObservation, GpuState, Reading, Stages, ThrottleReason
+from exporter.reading import CPU, ContendedBy, GpuObservation, GpuState, Reading, Stages, ThrottleReason
 from exporter.state.store import StateStore
 
 FAILURE = Failure(Reason.CONNECT, "connection refused", Reason.CONNECT.remedy)
@@ -146,16 +146,15 @@ class SimulatedExporter:
         state = self.measure_gpu(model, event, decode)
         loaded = event in {"throttled", "on_cpu"} and self.random.random() < 0.3
         renewed = model.name == "qwen3:14b" and self.now >= self.end - 30 * HOUR
-        figures = Figures(
+        figures = replace(
+            FULL.figures,
             words=int(rate * decode * words / tokens) if truncated else words,
             elapsed_seconds=decode + first_token,
             decode_tokens_per_second=rate,
             output_tokens=None if truncated else tokens,
-            prompt_tokens=46,
             time_to_first_token_seconds=first_token,
             stages=None if truncated else stages,
             truncated=truncated,
-            distinct_chunks_ratio=0.5,
         )
         gpu = GpuObservation(label=model.gpu, uuids=(self.get_card("").uuid,), state=state)
         contended: dict[ContendedBy, bool] = {"queue": False}
