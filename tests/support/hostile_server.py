@@ -59,6 +59,8 @@ class Attack:
     """The failure reasons that are true. Empty: the probes succeed, or are not run."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of its target."""
+    exposed: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the target with their values."""
 
 
 def head(status: str = "200 OK", *headers: str) -> bytes:
@@ -233,8 +235,18 @@ GROUPS: Mapping[str, tuple[Attack, ...]] = {
         Attack("token flood", {"/api/generate": generated(word_lines("response"))}, PROTOCOL),
     ),
     "names": (
-        Attack("10,000 models", {"/api/tags": partial(send, body=partial(numbered, 10_000))}, settings=FOLLOWS),
-        Attack("900 models", {"/api/tags": partial(send, body=partial(numbered, 900))}, settings=FOLLOWS),
+        Attack(
+            "10,000 models",
+            {"/api/tags": partial(send, body=partial(numbered, 10_000))},
+            settings=FOLLOWS,
+            exposed={"discovery_success": 0},
+        ),
+        Attack(
+            "900 models",
+            {"/api/tags": partial(send, body=partial(numbered, 900))},
+            settings=FOLLOWS,
+            exposed={"discovery_ignored_models": 836},
+        ),
         Attack(
             "surrogates in names",
             {"/api/tags": partial(send, body=partial(models, "\ud800", "\ud801", "c"))},
