@@ -21,7 +21,7 @@ from exporter.plan import TargetPlan
 from exporter.settings import Settings, load_settings
 from exporter.settings.reference import FLAGS, Flag
 
-# A command's own imports stand in its function: LangChain alone takes more than a second.
+# Imports that only one command needs are inside its function: importing LangChain takes more than a second.
 
 PROGRAM = "ollama-throughput-exporter"
 OK, FAILED, USAGE = 0, 1, 2
@@ -151,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 up, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text!r}")
     return int(text)
 
 
@@ -270,7 +270,7 @@ def _output_errors(path: Path) -> Iterator[None]:
 
 
 def check_config(options: argparse.Namespace) -> int:
-    """Validate the configuration, and warn of what is allowed but probably not intended."""
+    """Validate the configuration, and warn about valid settings that are probably not intended."""
     from exporter.settings.checks import warnings
 
     options.config_file = options.file or options.config_file

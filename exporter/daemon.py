@@ -134,7 +134,7 @@ class Daemon:
         self._monitor = await open_gpu_monitor()
         self._collector.set_cards(self._monitor.cards())
         gc.collect()
-        gc.freeze()  # 120,000 imported objects: traversing them would stop a probe's clock and delay the exit
+        gc.freeze()  # collections would traverse 120,000 imported objects: pauses in probes and at the exit
         self._targets = target_set(self.state, self._monitor, self.settings.max_concurrent_probes)
         self._targets.start()
         while True:
@@ -152,7 +152,7 @@ class Daemon:
             settings, plans = await run_in_daemon_thread(self._load_plans, "reload")
             _check_targets_remain(self.settings, settings)
         except SettingsError as error:
-            log.error(message, error=str(error))  # noqa: TRY400 - the message says it all
+            log.error(message, error=str(error))  # noqa: TRY400 - a traceback adds nothing to the message
             self.state.config_reload_failed()
             return
         except Exception:

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 LINES_MAX = 10_000
 BYTES_MAX = 4 * 2**20
 CLOSE_SECONDS = 0.5
-"""How long the end of the program waits for lines that have not been written."""
+"""Maximum wait at the end of the program for lines that have not been written."""
 _RETRY_SECONDS = 0.05
 
 
@@ -18,7 +18,7 @@ class LogWriter:
     """Writes whole lines to a file descriptor from a daemon thread, in the order in which they are put.
 
     Lines that do not fit in the queue, and those that cannot be written, are dropped and counted. `put` never blocks.
-    One thread may call it at a time: the lock of a logging handler sees to that.
+    One thread may call it at a time: the lock of a logging handler ensures that.
 
     The queue is a `SimpleQueue`, which takes no Python lock: a finalizer that logs while the garbage collector runs
     inside `put` or inside the thread cannot deadlock.

@@ -2,8 +2,8 @@
 
 A line is a constant message and its fields: `log.info("probe failed", target=..., reason=...)`.
 
-The formatters are written here because those at hand do not escape control characters in logfmt values, and what a
-server sends may hold any.
+The formatters are written here because existing ones do not escape control characters in logfmt values, and a server's
+text may contain any.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def get_logger(name: str) -> EventLogger:
 def configure_logging(level: Level, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name
     """Write log messages of the given severity or above to a stream (standard error by default), one line each.
 
-    Messages of other libraries are written from `warn` on: at `debug` they contain headers, and so secrets. Python's
+    Other libraries log at `warn` and above only, because their debug messages contain headers, and so secrets. Python's
     warnings are logged too. A second call replaces the first. Inside `log_in_background`, a thread writes the lines.
     """
     handler: logging.Handler
@@ -103,7 +103,7 @@ class _BackgroundHandler(logging.Handler):
         """Queue the record's line."""
         try:
             line = f"{self.format(record)}\n".encode(errors="backslashreplace")
-        except Exception:  # noqa: BLE001 - logging's own way is a traceback on standard error, which may block
+        except Exception:  # noqa: BLE001 - logging itself would print a traceback on standard error, which may block
             self._writer.drop()
         else:
             self._writer.put(line)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 MODELS_MAX = 64
-"""How many models are discovered on a target by default. More are rarely intended, and each has about 70 series."""
+"""Maximum number of models that are discovered on a target by default. Each has about 70 series."""
 
 WhenUnloaded = Literal["borrow", "load", "skip"]
 Discovery = Literal["installed", "loaded"]
@@ -101,7 +101,7 @@ class TargetPlan:
     defaults: ModelPlan
     """How a discovered model is probed; its `model` is empty."""
     max_models: int = MODELS_MAX
-    """How many models are discovered at most."""
+    """Maximum number of discovered models."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     bearer_token_file: Path | None = None
     username: str | None = field(default=None, repr=False)
@@ -109,7 +109,7 @@ class TargetPlan:
     password_file: Path | None = None
     ca_file: Path | None = None
     cert_file: Path | None = None
-    """The client certificate that the server is shown."""
+    """The client certificate for the server."""
     key_file: Path | None = None
     """Its private key; None if `cert_file` contains it."""
     insecure_skip_verify: bool = False

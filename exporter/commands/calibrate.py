@@ -23,7 +23,7 @@ from exporter.reading import Reading
 CLEAN_RUNS_RATIO = 0.5
 """A model gets an expected rate if at least this share of its runs was neither truncated nor contended."""
 SPREAD_RATIO_MAX = 0.1
-"""A larger spread draws a warning."""
+"""`calibrate` warns of a spread above this share."""
 SPREAD_REASONS = (
     "Likely reasons: other work on the GPU or the machine, a GPU that is still warming up, a power or temperature"
     " limit. Find the reason, and calibrate again."

@@ -84,7 +84,7 @@ def _simulated_target(url: str) -> dict[str, Any]:
 
 
 async def _real_target(console: Console, stack: contextlib.AsyncExitStack) -> list[dict[str, Any]]:
-    """Return the target with the real model; none, and a line that says why, where it cannot run here."""
+    """Return the target with the real model. If it cannot run here, print why and return no target."""
     try:
         engine = LlamaCppEngine()
         url = (await stack.enter_async_context(OllamaServer(engine))).url

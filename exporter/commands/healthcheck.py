@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _listen_address(options: argparse.Namespace) -> str:
-    """Return the first address that the exporter listens on, from the strongest source that has it."""
+    """Return the first address that the exporter listens on, from the source with the highest precedence."""
     environ: Mapping[str, str] = {name.upper(): value for name, value in os.environ.items() if value}
     addresses: Sequence[str]
     if options.address or _VARIABLE in environ:

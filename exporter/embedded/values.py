@@ -23,7 +23,7 @@ def rfc3339(nanoseconds: int) -> str:
 
 
 class OllamaError(Exception):
-    """An error that the server answers: `{"error": text}`, or an empty body if `text` is None.
+    """An error response of the server: `{"error": text}`, or an empty body if `text` is None.
 
     In a stream that has begun, it is the last line.
     """

@@ -20,7 +20,7 @@ class LabelChoice:
 
     label: str
     cards: tuple[Card, ...] = ()
-    """The GPUs that it names."""
+    """The GPUs in the label."""
     reason: str
     """One or more sentences."""
 
@@ -71,7 +71,7 @@ class AttributionHistory:
     _entries: dict[ModelKey, _Entry] = field(default_factory=dict)
 
     def update(self, key: ModelKey, attribution: Attribution) -> Attribution:
-        """Add the attribution of a new probe and return the current one. A fall to the CPU counts at once."""
+        """Add the attribution of a new probe and return the current one. A fall to the CPU counts immediately."""
         entry = self._entries.get(key)
         if attribution.cards is None:
             return entry.current if entry else attribution

@@ -182,8 +182,8 @@ def number_cards(readers: Iterable[GpuReader]) -> Mapping[Card, CardReader]:
 def peak_bandwidth(cards: Sequence[CardEvidence]) -> float | None:
     """Return the peak bandwidth of one of a model's GPUs, None unless they are all of one kind.
 
-    It is that of a single GPU even for a model on several: Ollama splits a model by layers, so that for each token the
-    GPUs work one after another.
+    It is the bandwidth of a single GPU even for a model on several: Ollama splits a model by layers, so that for each
+    token the GPUs work one after another.
     """
     kinds = {(card.card.name, card.card.peak_bandwidth_bytes_per_second) for card in cards}
     return kinds.pop()[1] if len(kinds) == 1 else None

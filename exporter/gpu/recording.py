@@ -79,7 +79,7 @@ class Recording:
             self._recordings[card] = _CardRecording(before, [before])
 
     def first_token(self) -> None:
-        """Begin the time for which the GPUs' state is reported."""
+        """Start the period for which the state of the GPUs is reported."""
         for card, recording in self._recordings.items():
             recording.start = self._readers[card].counters(self._clock.monotonic)
             recording.samples = [self._readers[card].sample(self._clock.monotonic())]

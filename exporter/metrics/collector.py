@@ -84,7 +84,7 @@ class ProbeCollector:
 
     def collect(self) -> Iterable[Metric]:
         """Return every family that has samples now."""
-        with self._lock:  # of two scrapes at once, the second waits for lines that it needs as well
+        with self._lock:  # a second scrape waits for the lines that the first one renders
             now = self._store.monotonic()
             states = {state.key: state for state in self._store.models()}
             readings = {key: reading for key, state in states.items() if (reading := state.reading_at(now))}

@@ -1,4 +1,4 @@
-"""How families become text: lines are rendered once per change and joined at the scrape.
+"""Exposition formats. The lines of a family are rendered when its source changes, and joined at each scrape.
 
 This is kept by hand for speed. A scrape runs next to probes whose chunks are timed on the same interpreter, so it must
 be short: joining the cached lines of 1,911 series takes 0.14 ms, where prometheus_client's encoders take 12 ms for the

@@ -1,7 +1,7 @@
 """The metric families of this program: the only file that names metrics.
 
 There are four label sets: a reading has target, model and gpu; a model's status has target and model; a server's status
-has target; the rest describes this program and this machine. No counter may be called like a gauge with `_total`
+has target; the rest describes this program and this machine. No counter may have the name of a gauge with `_total`
 appended, because OpenMetrics would treat the two as one family.
 
 To add a metric, add a family here. Its value is an attribute of `Reading` or `ModelState`.
@@ -58,7 +58,7 @@ def _gpu(name: str, help_: str) -> Family[Reading]:
 
 
 def _status(name: str, kind: Kind, help_: str, points: Points[ModelState] | None = None) -> Family[ModelState]:
-    """Return a family of a model's status; without `points` it is the attribute of its name less `_total`."""
+    """Return a family of a model's status; without `points` it is the attribute of the same name without `_total`."""
     return Family(PREFIX + name, kind, MODEL, help_, points or one(attrgetter(name.removesuffix("_total"))))
 
 
@@ -118,7 +118,7 @@ READINGS: tuple[Family[Reading], ...] = (
     ),
     _reading(
         "contended",
-        "Whether other work competed with the probe: in Ollama's queue, another model or another process on the GPU.",
+        "Whether other work competed with the probe: in Ollama's queue, by another model or by another GPU process.",
         by("by", lambda reading: reading.contended),
     ),
     _figure("distinct_chunks_ratio", "Ratio of distinct to all chunk texts, near 0 if the model repeats itself."),
@@ -196,7 +196,7 @@ STATUS: tuple[Family[ModelState], ...] = (
     _status(
         "workload_info",
         "info",
-        "Hash of the configured workload, within which rates are comparable.",
+        "Hash of the configured workload; only rates with the same hash are comparable.",
         info(lambda state: [{"hash": state.plan.workload.hash}], "hash"),
     ),
     _status(

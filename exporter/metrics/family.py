@@ -16,10 +16,10 @@ S = TypeVar("S")
 Kind = Literal["gauge", "counter", "histogram", "info"]
 Labels = Mapping[str, str]
 Point = tuple[str, Labels, float]
-"""What a family makes of a source: the sample's suffix, its labels in addition to the source's, its value."""
+"""One sample: its suffix, its labels in addition to the source's, and its value."""
 
 LABEL_CHARACTERS_MAX = 200
-"""Longer values are shortened: a server may say anything, and Prometheus stores it with every sample."""
+"""Longer values are shortened: a server may send any text, and Prometheus stores it with every sample."""
 
 _NAMES = {"target", "model"}
 _STEM = re.compile("_(total|info)$")

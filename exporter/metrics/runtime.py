@@ -21,7 +21,7 @@ def runtime_collectors() -> list[Collector]:
 
 
 class IsolatedCollector:
-    """A collector whose failure costs only its own metrics. Can be collected from any thread.
+    """A collector whose failure affects only its own metrics. Can be collected from any thread.
 
     Every failure is counted; only the first of consecutive ones is logged.
     """

@@ -15,7 +15,7 @@ from exporter.background import run_in_daemon_thread
 JSON_BYTES_MAX = 2 * 2**20
 """`/api/tags` of 1,000 models has 0.5 MB, `/api/show` 0.1 MB."""
 SHORT_BYTES_MAX = 64 * 2**10
-"""Of the answers to loading and unloading, and of error bodies."""
+"""Limit for the answers to loading and unloading, and for error bodies."""
 STREAM_BYTES_MAX = 32 * 2**20
 LINE_BYTES_MAX = 2**20
 """Ollama's longest line is the final chunk, whose `context` has 7 bytes for each token of prompt and answer."""
@@ -40,11 +40,11 @@ _EXTENSION = "answer_limits"
 
 @dataclass(frozen=True, slots=True)
 class AnswerLimits:
-    """How long an answer may be."""
+    """The limits of an answer."""
 
     bytes_max: int
     chunks_max: int | None = None
-    """Of a stream, whose lines are chunks; None where the answer is one JSON text."""
+    """Maximum number of chunks (lines) of a stream; None if the answer is a single JSON text."""
 
     @classmethod
     def of_stream(cls, num_predict: int) -> AnswerLimits:
@@ -74,7 +74,8 @@ def body_of(response: httpx.Response, request: httpx.Request) -> httpx.AsyncByte
     """Return the body of a response, bounded by the limits of its request.
 
     The body of an error is cut at its limit, and dropped if it is compressed, because its status is known. Raises
-    `RefusedAnswerError` for any other compressed body: no such was requested, and there is no bound to its content.
+    `RefusedAnswerError` for any other compressed body: compression was not requested, and the decompressed size is
+    unbounded.
     """
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - an asynchronous transport returns one

@@ -1,4 +1,4 @@
-"""What a target is sent as credentials, and the redaction of exactly those."""
+"""The credentials that are sent to a target, and their redaction from other texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ READ_SECONDS = 4.0
 
 
 class TargetAuth(httpx.Auth):
-    """Sets the headers and credentials of the configuration, and removes those that come from the environment.
+    """Adds the configured headers and credentials to each request, and removes those from the environment.
 
     The Ollama client sends `OLLAMA_API_KEY` as a bearer token unless it is removed here. Secret files are read again
     for each request, in a thread, so that a rotated secret needs no reload. One that cannot be used raises

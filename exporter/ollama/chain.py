@@ -27,7 +27,7 @@ from exporter.reading import Answer
 
 @cache
 def warm_up() -> None:
-    """Import what LangChain imports only when a chain first runs, some milliseconds that would count as elapsed."""
+    """Import the modules that LangChain imports when a chain first runs. Otherwise that time would count as elapsed."""
     ChatPromptTemplate.from_template("{question}").invoke({"question": ""}, config={"callbacks": [ChunkRecorder()]})
 
 
@@ -111,8 +111,8 @@ class ReferenceChain:
     ) -> Answer:
         """Send the question of a plan and return what arrived within its timeout.
 
-        `reference` sends no option but `num_ctx`, as the reference program does. Raises `ProbeError` if the request
-        failed before its final chunk. If cancelled, closes the connection at once.
+        With `reference`, `num_ctx` is the only option that is sent; the reference program sends none. Raises
+        `ProbeError` if the request failed before its final chunk. If cancelled, closes the connection at once.
         """
         warm_up()
         chain = ChatPromptTemplate.from_template(plan.workload.template) | self._llm.bind(
@@ -151,7 +151,7 @@ class ReferenceChain:
 
 
 def _parameters(plan: ModelPlan, num_ctx: int | None, *, reference: bool) -> dict[str, Any]:
-    """Return the request's options and `reasoning`. Bound options replace all others, so they are complete."""
+    """Return the request's options and `reasoning`. `bind` replaces all options, so every one is listed."""
     options: dict[str, Any] = {} if num_ctx is None else {"num_ctx": num_ctx}
     if reference:
         return {"options": options}

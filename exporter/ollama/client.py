@@ -22,9 +22,9 @@ from exporter.plan import TargetPlan, canonical_model_name
 from exporter.reading import InstalledModel, LoadedModel
 
 ANSWER_SECONDS = 5.0
-"""Deadline of every request but loading."""
+"""Deadline of every request except loading a model."""
 ENTRIES_MAX = 1000
-"""Of a list of models, and of the model files that are remembered."""
+"""Maximum number of models in a list, and of cached model files."""
 
 log = get_logger(__name__)
 
@@ -60,7 +60,7 @@ class OllamaClient:
         await self._http.aclose()
 
     async def version(self) -> str:
-        """Return the server's version, which also shows that it answers. A build from source says `0.0.0`."""
+        """Return the server's version, which also shows that it responds. A build from source reports `0.0.0`."""
         try:
             version = self._shown(entries.text(await self._request("GET", VERSION_PATH), "version"))
         except ProbeError:
@@ -97,7 +97,7 @@ class OllamaClient:
         return (same[0] if same else None), others
 
     async def model_file(self, model: str, digest: str) -> ModelFile:
-        """Return what the server says about a model's file. It is requested once per digest."""
+        """Return the description of a model's file, which is requested once per digest."""
         cache_key = digest or model
         if cache_key not in self._files:
             if len(self._files) >= ENTRIES_MAX:

@@ -1,4 +1,4 @@
-"""Parsing of what Ollama says about its models. A field that is missing or of the wrong type counts as not said."""
+"""Parse what Ollama reports about its models. A field that is missing or of the wrong type counts as unknown."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _FROM = re.compile(r"^FROM .*sha256-([0-9a-f]{64})", re.MULTILINE)
 _COUNT_MAX = 2**63 - 1
 """Ollama's integers are 64-bit."""
 TEXT_CHARACTERS_MAX = 200
-"""Of a text that may become the value of a label."""
+"""Maximum length of a text that may become a label value."""
 
 Clean = Callable[[str], str]
-"""Makes a server's text fit to be shown: redacted, valid Unicode, short. See `shown`."""
+"""Makes a server's text safe to show: redacted, valid Unicode, short. See `shown`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """What `/api/show` says about a model's file. None is what the server did not say."""
+    """A model's file as `/api/show` describes it. None means that the server did not report the value."""
 
     blob: str | None
     """Hex digest of the file; the runner's command line contains it."""

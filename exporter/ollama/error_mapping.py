@@ -3,8 +3,8 @@
 `map_errors` is applied once per request, in `OllamaClient` and in `ReferenceChain`, and once around a whole probe for
 everything that is not a request. Mapping, redaction and shortening happen here and nowhere else.
 
-Where only the server's text distinguishes errors (out of memory, a missing model), it is matched with Ollama's own
-messages: `server/routes.go`, `server/sched.go` and `llm/status.go` of Ollama 0.33.
+Where only the text distinguishes errors (out of memory, a missing model), it is compared with Ollama's messages:
+`server/routes.go`, `server/sched.go` and `llm/status.go` of Ollama 0.33.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from exporter.plan import TargetPlan
 
 DETAIL_CHARACTERS_MAX = 300
 TEXT_CHARACTERS_MAX = 2000
-"""Of a server's text, for the expressions that search it: their time grows with the square of its length."""
+"""Maximum length of a server's text that is searched: the time grows with the square of the length."""
 Redact = Callable[[str], str]
-"""Replaces secrets in a text. Applied before the text is shortened, because half a secret is not recognised."""
+"""Replaces secrets in a text. Applied before the text is shortened, because a secret that was cut is not recognised."""
 
 REASONS: Mapping[type[Exception], Reason] = {
     httpx.HTTPError: Reason.PROTOCOL,
@@ -144,7 +144,7 @@ def _describe(error: Exception, plan: TargetPlan, reasons: Mapping[type[Exceptio
 
 
 def _describe_answer(plan: TargetPlan, status: int, text: str, response: httpx.Response | None) -> Problem:
-    shown = f"HTTP {status}" if status > 0 else "an error inside the answer"
+    shown = f"HTTP {status}" if status > 0 else "HTTP 200 with an error"
     start = text[:TEXT_CHARACTERS_MAX]
     reason = reason_for_answer(status, start)
     remedy = status_remedy(plan, reason, status, start, response)

@@ -56,7 +56,7 @@ class Network(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectTimeout(f"no answer within {timeout:g} s") from error
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep, which httpcore does between retries."""
+        """Sleep; httpcore calls this between retries."""
         await asyncio.sleep(seconds)
 
     async def _resolve(self, host: str, port: int) -> list[str]:

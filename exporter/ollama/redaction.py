@@ -29,14 +29,14 @@ class Secrets:
             self._forms = sorted(new.union(self._forms), key=len, reverse=True)
 
     def redact(self, text: str) -> str:
-        """Return the text with every secret replaced. Call it before shortening: half a secret is not recognised."""
+        """Return the text with every secret replaced. Call it before shortening: a cut secret is not recognised."""
         for form in self._forms:
             text = text.replace(form, "<secret>")
         return text
 
 
 def secrets_in(headers: Mapping[str, str]) -> Iterator[str]:
-    """Yield the values of headers, and the parts that a server may quote alone: a token, a cookie's value, a password.
+    """Yield the values of headers, and their parts that may be quoted separately: token, cookie value, password.
 
     The user name of Basic credentials and headers that are public by their nature are not secrets.
     """
@@ -53,7 +53,7 @@ def secrets_in(headers: Mapping[str, str]) -> Iterator[str]:
 
 
 def _forms(secret: str) -> set[str]:
-    """Return a secret as it is, as JSON, Python and URLs spell it, and with each run of whitespace as one space."""
+    """Return every spelling of a secret: plain, escaped as in JSON, Python and URLs, and with whitespace collapsed."""
     return {
         secret,
         json.dumps(secret)[1:-1],

@@ -1,4 +1,4 @@
-"""Common mistakes: what was seen and what to do about it, for each exception that a mistake can be recognised by."""
+"""Common mistakes: the detail and the remedy for each exception that identifies one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _CLIENT_CERTIFICATE = re.compile(
     r"ALERT_(CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA|CERTIFICATE|HANDSHAKE_FAILURE)"
 )
 _TLS_ONLY = re.compile(r"HTTPS (server|port)|to an? (HTTPS|TLS|SSL)|SSL-enabled", re.IGNORECASE)
-"""What Go, nginx and Apache answer to plain HTTP at a TLS port."""
+"""The answers of Go, nginx and Apache to plain HTTP on a TLS port."""
 
 
 class Problem(NamedTuple):

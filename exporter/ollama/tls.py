@@ -1,4 +1,4 @@
-"""TLS towards a target: which authorities are trusted, and the client certificate that is shown."""
+"""TLS for a target: the trusted authorities and the client certificate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from exporter.plan import TargetPlan
 log = get_logger(__name__)
 
 Versions = tuple[tuple[int, int, int], ...]
-"""Of each file: its inode, its size and the time of its last change."""
+"""The inode, size and modification time of each file."""
 
 
 class Tls:
@@ -37,8 +37,9 @@ class Tls:
     async def context(self) -> ssl.SSLContext:
         """Return the context.
 
-        While changed files cannot be used, as when a certificate and its key are being replaced, it is the former one.
-        Raises `ProbeError` if there is no former one.
+        While changed files cannot be used, for example while a certificate and its key are being replaced, the previous
+        context is returned.
+        Raises `ProbeError` if there is no previous context.
         """
         if self._context is not None and not self._files:
             return self._context

@@ -21,7 +21,7 @@ WRITE_SECONDS = 10.0
 class TargetTransport(httpx.AsyncBaseTransport):
     """A transport without proxies and redirects, with a new connection for each request.
 
-    Probes are minutes apart, so a connection that is kept open is likely to be dead when it is used again. Exceptions
+    Probes are minutes apart, so a connection that is kept open is probably closed before it is used again. Exceptions
     of httpcore are not converted to those of httpx: `error_mapping` knows both.
     """
 

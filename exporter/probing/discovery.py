@@ -14,7 +14,7 @@ from exporter.plan import ModelKey, ModelPlan, TargetPlan, canonical_model_name,
 from exporter.reading import InstalledModel
 
 SHOW_REQUESTS_MAX = 4
-"""How many `/api/show` requests a server gets at a time."""
+"""Maximum number of simultaneous `/api/show` requests to a server."""
 
 log = get_logger(__name__)
 
@@ -26,13 +26,13 @@ class Discovered:
     models: Mapping[ModelKey, ModelPlan]
     """By name, cloud models and models that cannot generate excluded."""
     failed: Mapping[ModelKey, ProbeError]
-    """Models that are left out because the server does not say what they are."""
+    """Models that are left out because the server does not describe them."""
     ignored: int
-    """How many more models there are than `max_models`. Which of these can generate has not been asked."""
+    """How many more models there are than `max_models`. Whether these can generate is not checked."""
 
 
 def discovered_plan(target: TargetPlan, name: str) -> ModelPlan:
-    """Return how a discovered model is probed. One that its users no longer have loaded is not loaded again."""
+    """Return how a discovered model is probed. A model found because it was loaded is not loaded again."""
     plan = replace(target.defaults, when_unloaded="skip") if target.models == "loaded" else target.defaults
     return plan.of(model_label(name))
 

@@ -21,13 +21,11 @@ _NANOSECONDS_MAX = 10**15
 """Eleven days: no request lasts as long."""
 _NANOSECONDS_PER_SECOND = 1e9
 _RATE_MAX = 100_000.0
-"""Tokens per second that no hardware reaches: a server that reports more does not measure."""
+"""Tokens per second. No hardware is that fast, so a higher rate is not a measurement."""
 _NUMBER_CHARACTERS_MAX = 40
 _DONE_REASONS = {"stop", "length", "load", "unload"}
-"""All that Ollama sends; any other text is not repeated."""
-_DURATIONS_REMEDY = (
-    "Check that `url` is an Ollama server. Other servers with its API leave durations out or invent them."
-)
+"""The values that Ollama sends. Any other text is not shown, because it may contain a secret."""
+_DURATIONS_REMEDY = "Check that `url` is an Ollama server. Some servers that imitate its API omit or invent durations."
 
 
 def evaluate(answer: Answer) -> Figures:

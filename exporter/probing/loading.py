@@ -67,7 +67,7 @@ def is_unused(
 
 
 async def give_back(client: OllamaClient, plan: ModelPlan, key: ModelKey) -> None:
-    """Unload a borrowed model. A failure is logged only: the model is unloaded when its keep-alive ends."""
+    """Unload a borrowed model. A failure is only logged, because Ollama unloads the model when its keep-alive ends."""
     try:
         await client.unload(plan.model)
     except ProbeError as error:

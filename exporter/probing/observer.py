@@ -33,7 +33,7 @@ class ProbeObserver(Protocol):
 
 
 class ModelRegistry(ProbeObserver, Protocol):
-    """Also learns which models and targets there are."""
+    """Is also notified of models and targets."""
 
     def add_model(self, key: ModelKey, plan: ModelPlan) -> None:
         """Add a model, or give a known one a new plan."""

@@ -18,7 +18,7 @@ _BITS = 64
 
 
 def phase_ratio(key: ModelKey) -> float:
-    """Return a model's phase as a share of its interval, from 0 up to 1: evenly distributed, and the same for ever."""
+    """Return a model's phase as a share of its interval, from 0 to below 1: evenly distributed, and constant."""
     digest = hashlib.sha256("\0".join(key).encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[: _BITS // 8], "big") / float(2**_BITS)
 
@@ -28,7 +28,7 @@ def due_in_seconds(
 ) -> float:
     """Return when a model is next at its phase, in seconds from now (`unix_seconds`).
 
-    With `first_in_seconds` it is probed then too, and its phase counts from half an interval later on.
+    With `first_in_seconds` it is probed then too, and then at its phase, at least half an interval later.
     """
     earliest = 0.0 if first_in_seconds is None else first_in_seconds + interval_seconds / 2
     phase_seconds = phase_ratio(key) * interval_seconds

@@ -29,7 +29,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the server's lists say before a probe."""
+    """The server's lists of models before a probe."""
 
     installed: InstalledModel | None
     loaded: LoadedModel | None
@@ -69,7 +69,7 @@ class Prober:
                 raise
 
     async def _measure(self, plan: ModelPlan, seen: _Seen, chunks: ChunkRecorder, *, reference: bool) -> Reading:
-        """Load the model if necessary, ask it, and return what that measured."""
+        """Load the model if necessary, send the question, and return the reading."""
         installed, loaded, others = seen.installed, seen.loaded, seen.others
         load = None
         if loaded is None:
@@ -110,7 +110,7 @@ class Prober:
         )
 
     async def _find_model_file(self, plan: ModelPlan, installed: InstalledModel | None) -> ModelFile | None:
-        """Return the model's file, whose blob identifies the runner's process. None if no GPU here may run it."""
+        """Return the model's file, whose blob identifies the runner's process. None if no GPU here could run it."""
         if not self.target.local or not self._gpus.cards():
             return None
         try:

@@ -99,7 +99,7 @@ class Schedule:
         )
 
     def start(self) -> None:
-        """Begin to start probes."""
+        """Start the scheduler."""
         logging.getLogger("apscheduler").setLevel(logging.ERROR)  # missed runs are counted here
         self._scheduler.start()
         self._clock_checks = self._loop.create_task(self._follow_wall_clock(), name="follow wall clock")
@@ -145,7 +145,7 @@ class Schedule:
         await self._turns.cancel_all()
 
     async def _start_due(self, key: ModelKey) -> None:
-        """Start a probe that is due. APScheduler calls this as a job, and only the turn is slow, not the job."""
+        """Start a probe that is due. This is APScheduler's job; it ends immediately: the probe has its own task."""
         trigger = self._triggers.get(key)
         missed = trigger.take() if trigger is not None else None
         if missed is None:  # removed since the job was submitted, or the wall clock runs ahead

@@ -18,11 +18,11 @@ from collections.abc import AsyncIterator, Callable
 WAIT_SECONDS = 5.0
 """Longer than a loaded model needs for its first token, and than its pauses between two tokens."""
 LOOK_SECONDS = 1.0
-"""How often it is looked whether chunks arrive. A call per chunk would disturb what is measured."""
+"""Interval of the checks for arrived chunks. A call per chunk would disturb the measurement."""
 
 
 class Slots:
-    """A number of slots. Who waits for one gets it in the order of asking."""
+    """A limited number of slots. Waiting probes get one in the order of their requests."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -49,7 +49,7 @@ class Slots:
         self._used += 1
 
     def give_back(self) -> None:
-        """Give back a slot, to the first one who waits if the limit allows it."""
+        """Return a slot. The first waiting probe gets it if the limit allows it."""
         self._used -= 1
         while self._waiting and not self.full:
             self._used += 1
@@ -86,7 +86,7 @@ class Slot:
         self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
 
     def end(self) -> None:
-        """Give the slot back for good."""
+        """Return the slot permanently."""
         self._timer.cancel()
         if self._held:
             self._slots.give_back()

@@ -42,7 +42,7 @@ class Target:
     """A target's client, chain and models.
 
     `on_models_changed(target, changes)` is awaited whenever its models change, after `models` has changed. Creating one
-    may raise anything that the libraries raise for a configuration that they do not accept.
+    may raise any exception with which a library rejects its configuration.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Target:
         await self._client.close()
 
     async def probe(self, key: ModelKey, slot: Slot | None = None) -> None:
-        """Probe one of its models, and log and record the result. `slot` is told of the chunks that arrive."""
+        """Probe one of its models, and log and record the result. `slot` observes the chunks that arrive."""
         plan, started_at = self._models[key], monotonic()
         chunks = ChunkRecorder()
         if slot is not None:

@@ -19,7 +19,7 @@ log = get_logger(__name__)
 
 
 class ProbeTurns:
-    """Runs each probe in a task of its own, as soon as it is its turn.
+    """Runs each probe in its own task, when its turn comes.
 
     Probes of one target run one at a time, in the order in which they were started. At most `max_concurrent_probes` run
     at the same time, not counting those that wait for an answer.
@@ -32,13 +32,13 @@ class ProbeTurns:
         self._tasks: dict[ModelKey, asyncio.Task[None]] = {}
         self._running: set[ModelKey] = set()
         self._delayed: set[ModelKey] = set()
-        """Those that had to wait for their turn, until their first due time since."""
+        """Models whose running probe had to wait, until they are due again."""
 
     def start(self, key: ModelKey) -> SkipReason | None:
         """Start a due probe, which may wait for its turn, or return why not if the previous one has not ended.
 
-        That is `overlap` if the previous probe has been running for an interval or longer, and `late` if it is waiting
-        for its turn or got it late.
+        That is `overlap` if the previous probe has been running for an interval or longer, and `late` if it is still
+        waiting for its turn or started late.
         """
         if key in self._delayed:
             self._delayed.remove(key)

@@ -17,7 +17,7 @@ _INTERVALS_OF_RULES = Duration(60), Duration(6 * 3600)
 _TYPICAL_TOKENS_PER_SECOND = 50.0
 """Used for a model without an expected rate: about that of an 8B model on an RTX 3090."""
 _TYPICAL_TOKENS = 1000
-"""Used for a model that decides when to stop."""
+"""Used where num_predict is -1."""
 _CONTAINER_FILES = "/.dockerenv", "/run/.containerenv"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from inspect import isclass
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -40,7 +40,7 @@ def keys_of(section: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[Ke
     for name in names_of(section):
         field = section.model_fields[name]
         nested = _section(field.annotation)
-        is_list = nested is not None and "tuple" in str(field.annotation)
+        is_list = nested is not None and _is_tuple(field.annotation)
         yield Key((*path, name), field, section, nested, is_list)
         if nested is not None:
             yield from keys_of(nested, (*path, f"{name}[]" if is_list else name))
@@ -54,6 +54,11 @@ def section_at(root: type[BaseModel], location: Sequence[str | int]) -> type[Bas
             field = section.model_fields.get(part) if section else None
             section = _section(field.annotation) if field else None
     return section
+
+
+def _is_tuple(annotation: Any) -> bool:
+    """Return whether a type is a tuple, or a union or alias that contains one."""
+    return get_origin(annotation) is tuple or any(_is_tuple(part) for part in get_args(annotation))
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -62,7 +62,7 @@ class Origins:
         return f"{self.config_file}: {path}" if self.config_file else path
 
     def is_variable(self, location: Location) -> bool:
-        """Return whether the key at a location was set by an environment variable of that very name."""
+        """Return whether the key at a location was set by an environment variable with exactly that name."""
         return _variable_key(location) in self.variables
 
 

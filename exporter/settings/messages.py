@@ -1,7 +1,7 @@
 """The text of a mistake in the configuration: `PLACE: PROBLEM (VALUE). REMEDY`, in one line.
 
-pydantic's errors are worded here in the language of the configuration file. The errors that this package raises have
-the problem and the remedy as their text: `must be 1s or longer. Use 5m on a dedicated server, 15m on a shared one.`
+pydantic's errors are worded here in the language of the configuration file. The text of errors raised in this package
+is already the problem and the remedy: `must be 1s or longer. Use 5m on a dedicated server, 15m on a shared one.`
 """
 
 from __future__ import annotations

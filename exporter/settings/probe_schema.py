@@ -80,7 +80,7 @@ def _not_in_the_cloud(name: str) -> str:
 
 
 class ModelSettings(Overrides):
-    """One model of a target. A name alone is a model without other keys."""
+    """One model of a target. A string is the name of a model without other keys."""
 
     name: Annotated[Text, AfterValidator(_not_in_the_cloud)] = Field(
         description="Name of the model in Ollama. The tag `:latest` can be omitted."

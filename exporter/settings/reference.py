@@ -16,7 +16,7 @@ from exporter.settings.schema import ENVIRONMENT_PREFIX, Settings
 
 
 class Setting(NamedTuple):
-    """One key of the configuration. A text is empty where there is nothing to say."""
+    """One key of the configuration. Fields that do not apply are empty."""
 
     key: str
     variable: str

@@ -22,7 +22,13 @@ def _distinct_models(models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, 
     for model in models:
         canonical = canonical_model_name(model.name)
         if canonical in names:
-            raise ValueError(f"{names[canonical]!r} and {model.name!r} are the same model. Remove one of the two.")
+            first = names[canonical]
+            same = (
+                f"{first!r} is listed twice"
+                if first == model.name
+                else f"{first!r} and {model.name!r} are the same model"
+            )
+            raise ValueError(f"{same}. Remove one of the two.")
         names[canonical] = model.name
     return models
 

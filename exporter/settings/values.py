@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from exporter.durations import Duration
 
-NOT_UNICODE = "not valid Unicode (unpaired surrogate). Write the complete character."
+NOT_UNICODE = "contains an unpaired surrogate, which is not valid Unicode. Write the complete character."
 _Item = TypeVar("_Item")
 _Value = TypeVar("_Value", bound=Hashable)
 

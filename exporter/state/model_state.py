@@ -1,4 +1,4 @@
-"""One model's counters and last results: a frozen value, and what each event makes of it.
+"""One model's counters and last results: a frozen value, and its state after each event.
 
 Pure arithmetic. `runs = successes + failures + cancelled` holds by construction: `runs` is never stored.
 """
@@ -99,7 +99,7 @@ class ModelState:
         )
 
     def with_cancelled(self) -> ModelState:
-        """Return the state after a probe that shutdown or reload cancelled. It has no result, so all else stays."""
+        """Return the state after a probe that shutdown or reload cancelled. Nothing else changes."""
         return replace(self, cancelled=self.cancelled + 1)
 
     def with_skipped(self, reason: SkipReason, count: int, now: float) -> ModelState:

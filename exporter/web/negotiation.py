@@ -1,7 +1,7 @@
 """HTTP content negotiation: which exposition format and which encoding a scrape's headers ask for.
 
-prometheus_client.aiohttp is not used for this. Its `choose_encoder` ignores quality values, so that `q=0` selects what
-it refuses, and it returns any OpenMetrics version from 1.0.0 up as the content type, served or not.
+prometheus_client.aiohttp is not used for this. Its `choose_encoder` ignores quality values, so a format with `q=0` can
+be chosen, and it returns every OpenMetrics version from 1.0.0 on as the content type, although only 1.0.0 is written.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from exporter.metrics.exposition import Format
 
 
 def negotiate(accept: str) -> Format:
-    """Return the format with the highest quality value in an Accept header; text where it names none that is served.
+    """Return the format with the highest quality value in an Accept header; by default the text format.
 
-    Only versions that are really served count: Prometheus also offers some that are not.
+    Only supported versions count; Prometheus also offers others.
     """
     best, chosen = 0.0, Format.TEXT
     for media_range in accept.split(","):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -63,8 +64,8 @@ class WebServer:
         self._ready = ready
         self._clock = clock
         self._limits = limits
-        # Not the loop's default threads: those resolve names, which may hang. Full scrapes have a thread of their own:
-        # there are only four kinds of them, so that filtered ones of any number do not delay them.
+        # Not the loop's default executor: its threads also resolve names, which may hang. Full scrapes have their own
+        # thread: there are only four kinds of them, so that filtered ones of any number do not delay them.
         self._scrapes = SharedWork("scrape", WAITING_MAX)
         self._others = SharedWork("page", WAITING_MAX)
         self._held = HeldBodies(HELD_BYTES_MAX)
@@ -82,7 +83,7 @@ class WebServer:
     async def start(self) -> list[str]:
         """Listen on every address and return the URLs. Port 0 takes a free port; an empty host means every interface.
 
-        Raises SettingsError if an address cannot be listened on; then none is.
+        Raises SettingsError if it cannot listen on one of the addresses; the others are closed.
         """
         await self._runner.setup()
         server = self._runner.server
@@ -107,7 +108,7 @@ class WebServer:
         return urls
 
     async def stop(self) -> None:
-        """Close every address and connection, those of slow clients after at most twice `SHUTDOWN_SECONDS`."""
+        """Close all sockets. Slow clients are disconnected after at most twice `SHUTDOWN_SECONDS`."""
         for listener in self._listeners:
             listener.close()
         await self._runner.cleanup()
@@ -188,8 +189,10 @@ def _bind(host: str, port: int) -> socket.socket:
         family, _, _, _, address = found[0]
         return socket.create_server(address, family=family)
     except OSError as error:
+        # `create_server` adds the address to `strerror`. Resolver errors have negative numbers.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         address_text = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         raise SettingsError(
-            f"web.listen_address: cannot listen on {address_text} ({error.strerror or error}). "
+            f"web.listen_address: cannot listen on {address_text} ({reason}). "
             "Choose another address with --web.listen-address, or stop the program that uses this one."
         ) from error

@@ -1,4 +1,4 @@
-"""Work in a thread of its own, with a bounded queue, shared by callers that want the same."""
+"""Work in its own thread, with a bounded queue. Callers that request the same work share one run."""
 
 from __future__ import annotations
 

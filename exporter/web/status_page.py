@@ -1,4 +1,4 @@
-"""The HTML status page: the last reading of each model, how old it is, and what is wrong."""
+"""The HTML status page: the last reading of each model, its age, and why a probe failed or was skipped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SOURCE = files("exporter.web").joinpath("templates/status.html").read_text(enco
 _STYLE = _SOURCE.partition("<style>")[2].partition("</style>")[0]
 
 STYLE_HASH = "sha256-" + base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-"""By this a Content-Security-Policy allows the page's own style and no other."""
+"""The Content-Security-Policy allows only the style with this hash."""
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -38,7 +38,7 @@ def render_status_page(statuses: Sequence[ModelStatus], telemetry_path: str, now
 
 @cache
 def _template() -> Template:
-    """Return the parsed template. Jinja is imported with the first page: no scrape has to wait for it."""
+    """Return the parsed template. Jinja is imported for the first page, so that no scrape waits for the import."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
