@@ -34,7 +34,7 @@ def _is_loopback(host: str | bytes | None) -> bool:
 
 
 def _keep_to_loopback(event: str, arguments: tuple[Any, ...]) -> None:
-    """Answer as a machine without a network would, for this process (not for programs that it starts)."""
+    """Resolve and connect only to loopback in this process; programs that it starts are not affected."""
     if event == "socket.getaddrinfo" and not _is_loopback(arguments[0]):
         raise socket.gaierror(socket.EAI_NONAME, f"tests resolve no other machine's name: {arguments[0]}")
     if event == "socket.connect" and isinstance(arguments[1], tuple) and not _is_loopback(arguments[1][0]):

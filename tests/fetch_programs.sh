@@ -13,7 +13,8 @@ if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null || [ ! -e
     exit 0
 fi
 
-# install PACKAGE FOR_WHAT: installs a package. Without it, its tests are skipped and the rest is fetched all the same.
+# install PACKAGE FOR_WHAT: installs a package. If that fails, tests that need it are skipped, and the rest is fetched
+# anyway.
 install() {
     echo "Installing $1 from Debian, for $2" >&2
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$1"; } >&2 ||

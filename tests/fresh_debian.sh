@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs `make test` and `make demo` as an ordinary user in a clean clone of HEAD, on a Debian that has only make, git and
-# Python. It shows what works elsewhere only because something was installed by hand.
+# Python. It finds requirements that are met elsewhere only because someone installed something by hand.
 # Needs Debian, root and debootstrap (which it installs). SUITE chooses the release: bookworm (default), trixie, forky, ...
 # The base system is made once, in a minute or two, and kept in the cache folder; each run uses a copy.
 set -eu
@@ -20,14 +20,14 @@ make_base() {
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep '/debian/$' | head -n 1)
     rm -rf "$base.new"
     mkdir -p "$cache"
-    # debootstrap makes every recent suite with the script of sid, also one that it is too old to know.
+    # All recent suites use debootstrap's script for sid. Naming it makes an older debootstrap accept newer suites.
     debootstrap --variant=minbase --include=python3,python3-venv,make,git,ca-certificates "$suite" "$base.new" "$mirror" \
         /usr/share/debootstrap/scripts/sid >"$cache/debootstrap.log" 2>&1 || return 1
     chroot "$base.new" useradd --create-home user
     mv "$base.new" "$base"
 }
 
-[ "$(id -u)" = 0 ] || skip "it needs root, to make a Debian with debootstrap. Run it with sudo."
+[ "$(id -u)" = 0 ] || skip "debootstrap needs root. Run it with sudo."
 [ -e /etc/debian_version ] || skip "it needs Debian, for debootstrap."
 git rev-parse --is-inside-work-tree >/dev/null 2>&1 || skip "this is not a git checkout that can be cloned."
 if ! command -v debootstrap >/dev/null; then
@@ -35,8 +35,8 @@ if ! command -v debootstrap >/dev/null; then
         >/dev/null || skip "debootstrap could not be installed. Run: apt-get install debootstrap"
 fi
 if ! [ -e "$base" ]; then
-    echo "Making a Debian $suite in $base: a minute or two, the first time only." >&2
-    make_base || skip "debootstrap could not make a Debian $suite. Is the mirror reachable? See $cache/debootstrap.log."
+    echo "Installing Debian $suite into $base. This takes a minute or two, once." >&2
+    make_base || skip "debootstrap could not install Debian $suite. Is the mirror reachable? See $cache/debootstrap.log."
 fi
 
 root=$(mktemp -d "$cache/run.XXXXXX")
@@ -47,7 +47,7 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 cp -a "$base/." "$root"
-# What this machine needs to reach the network, it needs there too: name servers, certificates, pip's settings.
+# Copy this machine's network settings: name servers, certificates, pip's configuration.
 for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
     [ ! -e "$file" ] || cp -L "$file" "$root$file"
 done
@@ -70,8 +70,8 @@ as_user make test || status=$?
 demo=0
 as_user timeout --foreground $demo_seconds make demo >"$root/demo.log" 2>&1 || demo=$?
 cat "$root/demo.log"
-# timeout ends the demo with 124: it was still running, as it should. In the foreground, make alone gets the signal, and
-# passes it on once; a second one would force the shutdown.
+# 124: the demo was still running when `timeout` stopped it, as expected. In the foreground, make alone gets the signal,
+# and passes it on once; a second one would force the shutdown.
 if [ $demo != 124 ] || ! grep -q 'tokens/s' "$root/demo.log" || grep -q Traceback "$root/demo.log"; then
     echo "make demo: exit status $demo, or no reading, or a traceback" >&2
     [ $status != 0 ] || status=1

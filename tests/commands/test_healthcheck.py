@@ -74,7 +74,7 @@ async def test_address_is_that_of_the_configuration(
 
 @pytest.mark.parametrize("body", ["", "healthy", "<html>", HEALTHY * 2])
 async def test_another_program_on_the_port_is_not_healthy(body: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever answers 200 without this program's own text is not the exporter."""
+    """A server that answers 200 without this program's text is not the exporter."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=body)

@@ -1,4 +1,4 @@
-"""Podman and buildah, with a storage of their own."""
+"""Podman and buildah, with their own storage."""
 
 from __future__ import annotations
 

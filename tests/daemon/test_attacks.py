@@ -24,7 +24,7 @@ from support.hostile_server import ATTACKS, GROUPS, TOKEN, hostile_servers, targ
 from support.observer import Observer
 
 GAP_SECONDS = 1.0
-"""For which `/metrics` may be unanswered. The benchmark's bar is 0.25 s; a machine that runs other tests is slower."""
+"""Longest time without an answer of `/metrics`. The benchmark allows 0.25 s, on an idle machine."""
 RESIDENT_MB = 160
 PAGE_BYTES = 1_000_000
 RUNS = 4
@@ -87,7 +87,7 @@ async def assert_unharmed(running: Running, observer: Observer) -> None:
 async def test_hostile_servers_harm_no_other_target(
     group: str, hostile: dict[str, str], healthy: str, tmp_path: Path
 ) -> None:
-    """`/metrics` is answered, memory stays small, a healthy target misses no run, and the reasons are the true ones."""
+    """`/metrics` is answered, memory stays small, a healthy target misses no run, and the reasons are correct."""
     attacks = GROUPS[group]
     targets = [target_of(attack, hostile[attack.name], tmp_path / "token") for attack in attacks]
     failing = [attack.name for attack in attacks if attack.reasons]

@@ -66,8 +66,8 @@ def succeed(store: StateStore) -> None:
     store.probe_succeeded(KEY, FULL, 3.0)
 
 
-def simulate(probes: Iterable[Callable[[StateStore], Awaitable[None] | None]], story: Any) -> None:
-    """Run a story about a pipeline whose probes end one after another as given, the last one for the rest."""
+def simulate(probes: Iterable[Callable[[StateStore], Awaitable[None] | None]], scenario: Any) -> None:
+    """Run a scenario. The first probes end as listed, all later ones as the last entry."""
     ends = list(probes)
 
     async def probe(store: StateStore) -> None:
@@ -79,7 +79,7 @@ def simulate(probes: Iterable[Callable[[StateStore], Awaitable[None] | None]], s
 
     async def work(loop: SimulatedLoop) -> None:
         pipeline = Pipeline(loop, probe)
-        await story(pipeline)
+        await scenario(pipeline)
         await pipeline.schedule.stop()
 
     run_simulated(work)
@@ -88,7 +88,7 @@ def simulate(probes: Iterable[Callable[[StateStore], Awaitable[None] | None]], s
 def test_before_the_first_probe_only_counters_and_configuration_are_exposed() -> None:
     """Counters are 0 from the first scrape on; success, times and readings come with the first probe."""
 
-    async def story(pipeline: Pipeline) -> None:
+    async def scenario(pipeline: Pipeline) -> None:
         sums = pipeline.sums()
         assert (sums["runs_total"], sums["failures_total"], sums["skipped_total"]) == (0, 0, 0)
         assert sums["interval_seconds"] == INTERVAL
@@ -100,7 +100,7 @@ def test_before_the_first_probe_only_counters_and_configuration_are_exposed() ->
         assert pipeline.fresh
         assert pipeline.sums()["success"] == 1
 
-    simulate([succeed], story)
+    simulate([succeed], scenario)
 
 
 def test_reading_is_withdrawn_while_a_probe_hangs() -> None:
@@ -109,7 +109,7 @@ def test_reading_is_withdrawn_while_a_probe_hangs() -> None:
     async def stuck() -> None:
         await asyncio.Event().wait()
 
-    async def story(pipeline: Pipeline) -> None:
+    async def scenario(pipeline: Pipeline) -> None:
         await asyncio.sleep(15 + AGE_LIMIT - 1)
         assert pipeline.fresh
         await asyncio.sleep(2)
@@ -120,13 +120,13 @@ def test_reading_is_withdrawn_while_a_probe_hangs() -> None:
         assert not pipeline.fresh
         assert pipeline.sums()["skipped_total"] >= 10
 
-    simulate([succeed, lambda _: stuck()], story)
+    simulate([succeed, lambda _: stuck()], scenario)
 
 
 def test_skipped_probes_keep_a_reading_until_it_is_too_old() -> None:
     """Probes skipped as unloaded neither withdraw a reading nor extend it, but set the time of the last run."""
 
-    async def story(pipeline: Pipeline) -> None:
+    async def scenario(pipeline: Pipeline) -> None:
         await asyncio.sleep(15 + INTERVAL + 1)
         assert pipeline.fresh
         first = pipeline.sums()
@@ -138,13 +138,13 @@ def test_skipped_probes_keep_a_reading_until_it_is_too_old() -> None:
         assert not pipeline.fresh
         assert pipeline.sums()["success"] == 1
 
-    simulate([succeed, lambda store: store.probe_skipped(KEY, SkipReason.UNLOADED)], story)
+    simulate([succeed, lambda store: store.probe_skipped(KEY, SkipReason.UNLOADED)], scenario)
 
 
 def test_failure_withdraws_a_reading_until_the_next_success() -> None:
     """The reading of a server that died is withdrawn with the failure, and the next success exposes one again."""
 
-    async def story(pipeline: Pipeline) -> None:
+    async def scenario(pipeline: Pipeline) -> None:
         await asyncio.sleep(15 + INTERVAL - 1)
         assert pipeline.fresh
         await asyncio.sleep(2)
@@ -153,27 +153,27 @@ def test_failure_withdraws_a_reading_until_the_next_success() -> None:
         await asyncio.sleep(INTERVAL)
         assert pipeline.fresh
 
-    simulate([succeed, lambda store: store.probe_failed(KEY, FAILURE, 5.0), succeed], story)
+    simulate([succeed, lambda store: store.probe_failed(KEY, FAILURE, 5.0), succeed], scenario)
 
 
 def test_removed_model_is_not_exposed() -> None:
     """Not even when a probe that was running at its removal ends later."""
 
-    async def story(pipeline: Pipeline) -> None:
+    async def scenario(pipeline: Pipeline) -> None:
         await asyncio.sleep(10 + INTERVAL + 2)
         assert pipeline.fresh
         await pipeline.schedule.remove([KEY])
         pipeline.store.remove_model(KEY)
         succeed(pipeline.store)
-        names = {row.name.removeprefix("ollama_probe_") for row in metrics_table()} - {"build_info"}
+        names = {row.name.removeprefix("ollama_probe_") for row in metrics_table() if "target" in row.labels}
         assert not names & pipeline.sums().keys()
 
-    simulate([succeed], story)
+    simulate([succeed], scenario)
 
 
 @pytest.mark.parametrize("step", [-3600.0, 86400.0], ids=["back an hour", "forward a day"])
 def test_wall_clock_steps_do_not_change_the_age(step: float) -> None:
-    """Age is judged by the clock that never jumps, over the whole pipeline."""
+    """Age is measured on the monotonic clock, over the whole pipeline."""
 
     async def work(loop: SimulatedLoop) -> None:
         ends = iter([succeed])

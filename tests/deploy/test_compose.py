@@ -96,7 +96,7 @@ def test_services_are_confined(profile: str) -> None:
 @pytest.mark.parametrize("files", FILES, ids="+".join)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_memory_of_the_exporter_is_limited(files: list[str], profile: str) -> None:
-    """The exporter may take 256 MiB, swap included, so that a hostile server cannot take the machine's memory."""
+    """The exporter may take 256 MiB, swap included, so that a hostile server cannot exhaust the machine's memory."""
     services = resolve(files, profile)["services"]
     (exporter,) = [service for name, service in services.items() if name.startswith("exporter")]
     assert (int(exporter["mem_limit"]), int(exporter["memswap_limit"])) == (256 * 2**20, 256 * 2**20)

@@ -123,7 +123,7 @@ def test_windows_depend_on_the_interval() -> None:
 
 
 def test_demo_rules_find_drops_and_recovery(newest_release: Release, tmp_path: Path) -> None:
-    """At a probe every 2 s a fall to the CPU pages within 6 s, an unexplained drop within 31 s; both end in 40 s."""
+    """With a probe every 2 s, a fall to the CPU fires within 6 s, an unexplained drop within 31 s; both end in 40 s."""
     generate("--demo-interval=2", f"--output={tmp_path / 'rules.yml'}")
     readings = {
         ("fell", "A"): "100x9 stale _x40 100x69",

@@ -58,8 +58,8 @@ def parse(unit: Path) -> configparser.RawConfigParser:
     return parser
 
 
-def test_a_daemon_out_of_bounds_is_restarted(unit: Path) -> None:
-    """Too much memory, a blocked event loop and a SIGHUP during the start end the process, and it is started again."""
+def test_a_daemon_that_is_ended_is_restarted(unit: Path) -> None:
+    """The process is started again after too much memory, a blocked event loop, or a SIGHUP during the start."""
     service = parse(unit)["Service"]
     assert (service["Type"], service["WatchdogSec"], service["MemoryMax"]) == ("notify", "60s", "512M")
     assert (service["Restart"], service["RestartForceExitStatus"]) == ("on-failure", "SIGHUP")

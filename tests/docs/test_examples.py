@@ -24,7 +24,7 @@ from exporter.metrics.families import metrics_table
 
 PROGRAM = "ollama-throughput-exporter"
 RULES = pages.ROOT / "deploy/prometheus/rules.yml"
-FIXED = {"healthcheck"}  # parsed by a module of its own
+FIXED = {"healthcheck"}  # parsed by its own module
 QUERIES = [(pages.name(page), query) for page in pages.PAGES for query in pages.examples(page, "promql")]
 START = 1_700_000_000
 HOUR = 3600

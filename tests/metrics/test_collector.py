@@ -38,7 +38,7 @@ def scraped() -> Scraped:
 
 
 def test_a_failure_withdraws_all_readings_until_the_next_success(scraped: Scraped) -> None:
-    """A dead server must not look fast. Its status, and what is known of its model, stay."""
+    """Readings of a server that no longer responds are not exposed. Its status and the data about its model remain."""
     scraped.store.probe_succeeded(A, FULL, 6.5)
     scraped.store.probe_failed(A, failure(Reason.CONNECT), 0.25)
 

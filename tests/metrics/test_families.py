@@ -62,7 +62,7 @@ def test_discovery_is_exposed_for_targets_whose_models_are_discovered(scraped: S
 
 
 def test_energy_is_absent_until_a_reading_had_some(scraped: Scraped) -> None:
-    """A counter of 0 would say that the GPU needs no energy."""
+    """A counter of 0 would mean that the GPU uses no energy."""
     scraped.store.probe_succeeded(KEY, replace(FULL, gpu=replace(FULL.gpu, state=None)), 6.5)
     assert scraped.values("gpu_consumed_joules_total") == []
     scraped.store.probe_succeeded(KEY, FULL, 6.5)
@@ -120,7 +120,7 @@ def test_run_durations_are_a_cumulative_histogram(scraped: Scraped) -> None:
 
 
 def test_metrics_table_is_sound() -> None:
-    """Names are unique, HELP is one line, readings have the three labels, and no counter is called like a gauge."""
+    """Names are unique, HELP is one line, readings have the three labels, and no counter has the name of a gauge."""
     table = metrics_table()
     by_kind = {kind: {row.name for row in table if row.type == kind} for kind in ("gauge", "counter")}
 

@@ -32,7 +32,7 @@ class Unreliable(Collector):
             raise OSError("no such file: /proc/self/stat")
 
 
-def test_a_failing_collector_costs_its_own_metrics_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_collector_affects_only_its_own_metrics(caplog: pytest.LogCaptureFixture) -> None:
     """Each failure is counted, only the first of consecutive ones is logged, and the collector may recover."""
     registry, store, unreliable = CollectorRegistry(), StateStore(), Unreliable()
     ProbeCollector(store, registry, collectors=(unreliable,))

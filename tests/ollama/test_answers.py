@@ -77,7 +77,7 @@ async def test_an_answer_at_its_limit_is_accepted(path: str, call: Callable[[Oll
 
 
 async def test_as_many_chunks_as_requested_are_accepted() -> None:
-    """Thinking and text may come in chunks of their own, and a final chunk has the context of the whole prompt."""
+    """Thinking and text may come in separate chunks, and a final chunk has the context of the whole prompt."""
     final = {**GOOD_FINAL, "context": list(range(100_000))}
     for more, accepted in ((0, True), (1, False)):
         body = json_line(GOOD_CHUNK) * (32 + CHUNKS_MORE - 1 + more) + json_line(final)

@@ -1,4 +1,4 @@
-"""What a target is sent: the headers and credentials of its configuration, and none of the environment."""
+"""Requests carry the configured headers and credentials, and none from the environment."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_a_secret_file_that_cannot_be_used_is_denied_and_named(content: by
 
 @pytest.mark.parametrize("kind", ["fifo", "directory"])
 async def test_a_secret_that_is_not_a_regular_file_is_denied_at_once(kind: str, tmp_path: Path) -> None:
-    """Reading a FIFO would wait for what never comes."""
+    """Reading a FIFO without a writer would never end."""
     token = tmp_path / "token"
     os.mkfifo(token) if kind == "fifo" else token.mkdir()
 
@@ -129,7 +129,7 @@ async def test_a_secret_that_is_not_a_regular_file_is_denied_at_once(kind: str, 
 
 
 async def test_a_secret_file_that_hangs_does_not_stop_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one on a network file system whose server is gone. It is read in one thread, however often it is requested."""
+    """For example on a network file system whose server is down. All requests share one thread that reads it."""
     release, threads = threading.Event(), []
 
     def hang(_: Path) -> str:

@@ -98,7 +98,7 @@ async def test_an_answer_that_ollama_does_not_give_is_a_protocol_error(
 
 
 async def test_no_models_is_an_empty_list(answers: Answers, client: OllamaClient) -> None:
-    """Go encodes an empty list as null."""
+    """A `null`, as Go encodes an empty list, means that there are no models."""
     answers.bodies["/api/ps"] = {"models": None}
 
     assert await client.loaded() == ()

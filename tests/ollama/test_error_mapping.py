@@ -37,7 +37,7 @@ def status_error(status: int, body: str) -> httpx.HTTPStatusError:
 
 @pytest.mark.parametrize("module", [httpx, httpcore, ollama, ollama._types])
 def test_every_exception_of_the_libraries_has_a_reason(module: object) -> None:
-    """A class that a new release adds without a base class in the table must make this fail."""
+    """Each exception class of httpx, httpcore and ollama, or one of its bases, is in the table."""
     kinds = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if issubclass(kind, Exception)]
     own = [kind for kind in kinds if kind.__module__.split(".")[0] in {"httpx", "httpcore", "ollama"}]
 
@@ -159,7 +159,7 @@ def test_a_detail_is_one_bounded_line() -> None:
 
 
 def test_secrets_are_redacted_before_the_detail_is_shortened() -> None:
-    """A secret across the cut would otherwise leave its first half."""
+    """Otherwise the first half of a secret could remain at the end of the text."""
     detail = mapped(RuntimeError("." * (DETAIL_CHARACTERS_MAX - 25) + "hush-hush-hush"), secret="hush-hush-hush").detail
 
     assert "hush" not in detail

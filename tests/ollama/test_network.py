@@ -110,7 +110,7 @@ async def test_further_addresses_are_tried(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_if_no_address_accepts_the_refusal_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says more than that a protocol has no route."""
+    """That error is more specific than a missing route for one protocol."""
     found = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM)[0][:4]
     addresses = [(*found, ("2001:db8::1", 0)), (*found, ("127.0.0.1", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)

@@ -112,7 +112,7 @@ async def test_a_name_that_does_not_resolve_is_told_from_a_server_that_does_not_
     [("/v1", "`/v1`"), ("/v1/", "`/v1`"), ("/api", "`/api`"), ("/x/v1/chat", "`/v1/chat`"), ("/ollama", "`/ollama`")],
 )
 async def test_a_path_that_is_not_ollamas_is_named(path: str, word: str) -> None:
-    """The base URL of OpenAI's API ends in `/v1`, and everybody copies it."""
+    """The base URL of OpenAI's API ends in `/v1`, and is often copied."""
 
     async def answer(_: web.Request) -> web.Response:
         raise web.HTTPNotFound
@@ -146,7 +146,7 @@ async def test_a_server_that_is_not_ollama_is_recognised(status: int, body: str)
     ],
 )
 async def test_the_target_of_a_redirect_is_named(location: str, base: str) -> None:
-    """It is what belongs into `url`."""
+    """The remedy names the URL to write in `url`."""
 
     async def answer(_: web.Request) -> web.Response:
         raise web.HTTPPermanentRedirect(location)

@@ -15,7 +15,7 @@ from exporter.ollama.client import OllamaClient
 
 
 async def test_cookies_are_not_sent_back() -> None:
-    """A server cannot make its probes recognisable."""
+    """A cookie would let a server recognise probes and answer them differently."""
     cookies: list[str | None] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -64,7 +64,7 @@ async def test_an_answer_is_utf_8_whatever_charset_the_server_declares(charset: 
 
 
 async def test_no_connection_outlives_its_request() -> None:
-    """More requests than a pool of httpcore's has connections, cancelled at once, leave none and block none."""
+    """After more cancelled requests than a pool of httpcore has connections, the next request succeeds."""
     async with OllamaServer(ScriptedEngine()) as server, OllamaClient(target_plan(server.url)) as client:
         for _ in range(120):
             task = asyncio.create_task(client.version())

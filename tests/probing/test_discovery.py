@@ -102,7 +102,7 @@ class Listing:
 
 
 async def test_a_model_that_cannot_be_shown_is_left_out_alone() -> None:
-    """The others are found."""
+    """The other models are still found."""
     server = Listing("a", "b", "c")
     server.failing = {"b"}
     found = await server.discover()
@@ -136,7 +136,7 @@ async def test_a_name_that_cannot_be_a_label_is_left_out(name: str) -> None:
 
 
 def test_the_log_has_the_begin_and_the_end_of_each_problem(caplog: pytest.LogCaptureFixture) -> None:
-    """Not one line per check."""
+    """Repeated checks do not repeat the line."""
     caplog.set_level("INFO")
     log = DiscoveryLog("t")
     error = ProbeError(Reason.HTTP, "odd")

@@ -38,7 +38,7 @@ def test_a_model_is_due_at_its_phase_of_the_unix_time(now: float, interval: floa
 
 @pytest.mark.parametrize("now", [float(second) for second in range(0, 900, 50)])
 def test_after_a_first_probe_the_phase_counts_half_an_interval_later(now: float) -> None:
-    """Two probes shortly after one another would tell nothing new."""
+    """Two probes in quick succession give no new information."""
     due_in = due_in_seconds(KEY, 900, now, first_in_seconds=4)
 
     assert 4 + 450 <= due_in < 4 + 450 + 900

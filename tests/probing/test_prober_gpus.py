@@ -1,4 +1,4 @@
-"""What a probe tells the GPU monitor, and what it makes of the observation."""
+"""How a probe uses the GPU monitor and its observation."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_the_gpus_are_watched_from_the_first_token_to_the_end() -> None:
 
 
 async def test_the_watch_of_a_failed_probe_is_abandoned() -> None:
-    """It must not sample on for ever."""
+    """Sampling stops."""
     gpus = RecordingMonitor()
     async with scripted(gpus=gpus) as (prober, engine, _):
         engine.inject(Fault(FaultKind.CUT, after_tokens=3))

@@ -197,7 +197,7 @@ def test_a_probe_that_outlasts_its_interval_counts_as_overlap() -> None:
 
 
 def test_a_model_that_waits_for_its_turn_counts_as_late() -> None:
-    """Where each probe is shorter than its interval nothing overlaps, though it gets only every second turn."""
+    """If each probe is shorter than its interval, a model that runs every second time is late, not overlapping."""
     models = {ModelKey(f"t{index}", "m"): (MINUTE, 0.0) for index in range(4)}
 
     log = simulate(models, HOUR, probe_seconds=29, limit=1)
@@ -274,7 +274,7 @@ def test_a_model_removed_after_its_job_was_submitted_is_not_probed() -> None:
 
 
 def test_a_model_can_be_added_again_after_its_removal() -> None:
-    """It starts with a first delay of its own, as if it were new."""
+    """It starts with its own first delay, like a new model."""
 
     async def again(_: SimulatedLoop, schedule: Schedule) -> None:
         await asyncio.sleep(90)

@@ -91,7 +91,7 @@ async def test_a_skipped_probe_is_counted_by_its_reason(caplog: pytest.LogCaptur
 
 
 async def test_a_failure_withdraws_the_reading_and_the_next_success_restores_it() -> None:
-    """A dead server must not look fast."""
+    """Readings of a server that no longer responds are not exposed."""
     engine = FaultyEngine([FAST])
     async with OllamaServer(engine) as server, started(target_plan(server.url, model_plan())) as (target, store):
         await target.probe(KEY)
@@ -312,7 +312,7 @@ async def test_models_are_kept_when_discovery_replaces_the_list_and_back() -> No
 
 
 async def test_a_probe_skipped_as_occupied_is_counted_and_dated() -> None:
-    """It is no run, but the server was looked at."""
+    """It is not a run, but it shows that the server was reached."""
     engine = FaultyEngine([FAST, ScriptedModel("other")])
     plan = model_plan(when_unloaded="borrow")
     async with OllamaServer(engine) as server, started(target_plan(server.url, plan)) as (target, store):
@@ -323,8 +323,8 @@ async def test_a_probe_skipped_as_occupied_is_counted_and_dated() -> None:
         assert state(store).last_run is not None
 
 
-async def test_a_server_that_is_away_keeps_its_models() -> None:
-    """A dead server must show as failing, not as having no models."""
+async def test_an_unreachable_server_keeps_its_models() -> None:
+    """Its probes then fail, instead of its models disappearing."""
     server = OllamaServer(FaultyEngine([FAST]))
     url = await server.start()
     async with started(target_plan(url, models="installed")) as (target, store):

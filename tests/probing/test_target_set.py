@@ -36,7 +36,7 @@ class Simulated(Target):
     probe_seconds: ClassVar[float]
 
     async def check(self) -> None:
-        """Find the server up."""
+        """Return as if the server had answered."""
         self._observer.server_checked(self.plan.name, "0.33.0")
 
     async def probe(self, key: ModelKey, slot: Slot | None = None) -> None:

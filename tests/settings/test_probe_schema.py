@@ -117,7 +117,7 @@ def test_whether_the_cpu_is_intended_is_inherited(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gpt-oss:120b-cloud", "minimax-m2:cloud", "library/Kimi-K2:1T-Cloud"])
 def test_a_cloud_model_is_refused(tmp_path: Path, name: str) -> None:
-    """It does not run on the server, so its rate says nothing about a GPU."""
+    """It does not run on the server, so its rate does not describe a GPU here."""
     for models in (f"['{name}']", f"[{{name: '{name}'}}]"):
         (line,) = mistakes(tmp_path, target(f"models: {models}"))
         assert line.startswith("targets[0].models[0]")

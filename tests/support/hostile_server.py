@@ -56,7 +56,7 @@ class Attack:
     name: str
     answers: Mapping[str, Answer] = field(default_factory=dict)
     reasons: frozenset[str] = frozenset()
-    """The failure reasons that are true. Empty: the probes succeed, or are not run."""
+    """The correct failure reasons; empty if the probes succeed or are not run."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of its target."""
     exposed: Mapping[str, float] = field(default_factory=dict)

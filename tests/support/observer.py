@@ -1,4 +1,4 @@
-"""What an attack costs the daemon: for how long `/metrics` was not answered, and how much memory was taken."""
+"""What an attack costs the daemon: the longest time without an answer of `/metrics`, and the memory used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A web server on a free port, its state, and the clocks of both."""
+"""A web server on a free port, with its state and clocks."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_compressed_request_bodies(daemon: Attacked) -> None:
 
 
 def test_idle_connections(daemon: Attacked) -> None:
-    """1,100 connections without a request keep nobody out, and are counted."""
+    """1,100 connections without a request do not lock out other clients, and are counted."""
 
     def idle() -> None:
         with connections(daemon.port, 1100) as opened:
@@ -97,7 +97,7 @@ def test_clients_that_never_read(daemon: Attacked) -> None:
 
 
 def test_slow_heads(daemon: Attacked) -> None:
-    """500 clients that send their headers byte by byte keep nobody out."""
+    """500 clients that send their headers byte by byte do not lock out other clients."""
 
     def slow() -> None:
         with connections(daemon.port, 500, SCRAPE[:-2] + b"X: ") as opened:

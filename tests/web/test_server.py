@@ -27,7 +27,7 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("accept", ["*/*", OPENMETRICS])
 async def test_scrape(served: Served, accept: str, compressed: bool) -> None:
-    """Content type and encoding are those of the body, which the parser of that format reads."""
+    """The headers name the format and encoding of the body, and that format's parser reads it."""
     served.registry = CollectorRegistry()
     ProbeCollector(served.store, served.registry)  # with the runtime collectors, as the daemon has them
     record_all(served.store)

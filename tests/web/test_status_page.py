@@ -36,7 +36,7 @@ class Page(HTMLParser):
         self.rows = [" ".join(row.split()) for row in self.rows]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag, which may have no event handler."""
+        """Record a tag. No tag may have an event handler."""
         assert all(not name.startswith("on") for name, _ in attrs)
         self.tags.append(tag)
         self._closed = False
@@ -179,7 +179,7 @@ def test_a_withdrawn_reading_is_not_shown(served: Served) -> None:
 
 
 def test_the_summary_counts_models(served: Served) -> None:
-    """Models with a current reading and failing ones are counted apart."""
+    """Models with a current reading and failing ones are counted separately."""
     for name in ("failing", "new", "newer"):
         served.store.add_model(ModelKey("gpu-a", name), PLAN)
     served.store.probe_succeeded(KEY, FULL, 3.0)

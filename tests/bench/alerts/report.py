@@ -58,7 +58,7 @@ def started(result: Result) -> int:
 
 
 def print_quiet(results: Sequence[Result]) -> None:
-    """Print the false alarms of months without events, and what fake events in them would have found."""
+    """Print the false alarms of months without events, and the result for random times taken for events."""
     months = sum(result["steps"] * result["interval"] for result in results) / (30 * DAY)
     print(f"  quiet: {months:.1f} series-months ({len(results)} series)")
     for title, alerts in (
