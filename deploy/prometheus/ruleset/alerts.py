@@ -229,7 +229,7 @@ def outages(template: AlertTemplate) -> Iterator[Rule]:
 
 
 def gaps(template: AlertTemplate) -> Iterator[Rule]:
-    """Yield the alerts of what is not probed at all, without an error of a probe."""
+    """Yield the alerts about models that are not probed at all, without a failed probe."""
     present = f"max by ({MODEL_KEY}) (ollama_probe_interval_seconds)"
     yield template.alert(
         "OllamaProbeSkipped",
@@ -257,7 +257,7 @@ def gaps(template: AlertTemplate) -> Iterator[Rule]:
         "warning",
         "max by (job, instance) (ollama_probe_config_last_reload_successful) == 0",
         "The exporter on {{ $labels.instance }} could not reload its configuration",
-        "It continues with the former configuration until it is restarted. Run `ollama-throughput-exporter "
+        "It continues with the previous configuration until it is restarted. Run `ollama-throughput-exporter "
         "check-config`, or see the log of the exporter.",
         wait=300,
         about=[],

@@ -118,7 +118,7 @@ def unmeasured(clock: Clock) -> Rule:
     """Return the rule of models that were skipped for a day and not measured: how often, by reason.
 
     A model counts if it was configured a day ago, none of its probes succeeded since then, and more were skipped than
-    run: probes that fail have alerts of their own. The time of the last success is used, and not a counter, because a
+    run: probes that fail have their own alerts. The time of the last success is used, and not a counter, because a
     restart resets counters. At intervals above 6 hours a day holds too few due times.
     """
     day = clock.window(thresholds.DAY)

@@ -18,7 +18,7 @@ pages within four hours. Double it where work that cannot be marked lasts for ho
 """
 NO_EVIDENCE_COVERAGE = 0.6
 """Minimum share of that window with clean readings; the other probes failed or are marked as contended. A higher share
-misses a drop while marked sessions come and go (0.9 found two of three within four hours); a lower one takes unmarked
+misses a drop between marked sessions (0.9 detected two of three within four hours); a lower one mistakes unmarked
 sessions for a drop."""
 
 RECENT_COVERAGE = 0.8
