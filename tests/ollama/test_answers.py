@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -53,7 +54,8 @@ async def test_an_attack_is_a_failure_with_its_reason_and_does_not_stop_the_loop
 def test_an_attack_costs_little_memory(name: str) -> None:
     """One server must not use up the memory of the process that probes all others."""
     command = [sys.executable, "-m", "support.attacks", name]
-    printed = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    printed = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60).stdout
 
     assert json.loads(printed)["grown_megabytes"] < GROWTH_MEGABYTES_MAX
 
