@@ -71,7 +71,7 @@ def no_file_descriptors(error: BaseException) -> Problem | None:
     return None
 
 
-def _tls_problem(error: BaseException, _: TargetPlan) -> Problem:
+def _tls_problem(error: BaseException, plan: TargetPlan) -> Problem:
     if isinstance(error, ssl.SSLCertVerificationError):
         detail = f"certificate not accepted: {error.verify_message}"
         return Problem(Reason.CONNECT, detail, _VERIFY_CODES.get(error.verify_code, _UNKNOWN_AUTHORITY))
@@ -81,7 +81,14 @@ def _tls_problem(error: BaseException, _: TargetPlan) -> Problem:
         return Problem(Reason.CONNECT, detail, _USE_HTTP)
     if _CLIENT_CERTIFICATE.search(name):
         return Problem(Reason.DENIED, detail, f"The server requires a client certificate: {_ADD_CERTIFICATE}")
-    return Problem(Reason.CONNECT, detail, "Check the TLS settings of the server, and that the port in `url` is right.")
+    # The connection may end before the alert that says why the handshake was refused is read.
+    remedy = f"Check the TLS settings of the server, and that the port in `url` is right.{_may_need_certificate(plan)}"
+    return Problem(Reason.CONNECT, detail, remedy)
+
+
+def _may_need_certificate(plan: TargetPlan) -> str:
+    """Return the remedy for a server that may require a client certificate; empty if one is configured."""
+    return "" if plan.cert_file else f" If it requires a client certificate: {_ADD_CERTIFICATE}"
 
 
 def _no_answer(error: BaseException, plan: TargetPlan) -> Problem | None:
@@ -89,7 +96,7 @@ def _no_answer(error: BaseException, plan: TargetPlan) -> Problem | None:
     if r"\x15\x03" in text:  # a TLS alert
         return Problem(Reason.PROTOCOL, "the answer is not HTTP but TLS", _USE_HTTPS)
     if plan.url.startswith("https:"):
-        needs = "" if plan.cert_file else f" If it requires a client certificate: {_ADD_CERTIFICATE}"
+        needs = _may_need_certificate(plan)
     elif "disconnected without sending a response" in text:
         needs = " If the port speaks TLS, write `https://` instead of `http://` in `url`."
     else:
@@ -124,7 +131,7 @@ def _connect_error(error: BaseException, plan: TargetPlan) -> Problem | None:
     if isinstance(last, OSError) and last.errno:
         return Problem(Reason.CONNECT, os.strerror(last.errno).lower(), None)
     if not str(error) and plan.url.startswith("https:"):
-        needs = "" if plan.cert_file else f" If it requires a client certificate: {_ADD_CERTIFICATE}"
+        needs = _may_need_certificate(plan)
         detail = "the server closed the connection during the TLS handshake"
         return Problem(Reason.CONNECT, detail, f"See the server's log.{needs}")
     return None

@@ -17,6 +17,7 @@ from support.raw_server import RawServer
 
 from exporter.errors import ProbeError, Reason
 from exporter.ollama.client import OllamaClient
+from exporter.ollama.error_mapping import map_errors
 from exporter.reading import Reading
 
 
@@ -50,6 +51,14 @@ async def test_without_a_certificate_the_setting_is_named(version: ssl.TLSVersio
         with pytest.raises(ProbeError) as caught:
             await client.version()
     await server.stop()
+
+    assert "cert_file" in caught.value.remedy
+
+
+def test_a_handshake_that_only_ends_names_the_setting() -> None:
+    """The connection can end before the server's alert is read."""
+    with pytest.raises(ProbeError) as caught, map_errors(target_plan("https://gpu-a:443"), str):
+        raise ssl.SSLEOFError(8, "TLS/SSL connection has been closed (EOF)")
 
     assert "cert_file" in caught.value.remedy
 
