@@ -29,9 +29,23 @@ LONGEST_SECONDS = 1.0
 STOP_SECONDS = 2.0
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
+DESCRIPTORS = 1300
+"""File descriptors that these tests need for their connections. The usual limit is 1,024, which a process may raise."""
+
+SOFT_LIMIT, HARD_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)
+
 pytestmark = pytest.mark.skipif(
-    resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 1300, reason="needs 1,300 file descriptors; see ulimit -n"
+    resource.RLIM_INFINITY != HARD_LIMIT < DESCRIPTORS, reason="needs 1,300 file descriptors; see ulimit -Hn"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def descriptors() -> Iterator[None]:
+    """Raise the limit on file descriptors of the clients, which run in this process."""
+    if resource.RLIM_INFINITY != SOFT_LIMIT < DESCRIPTORS:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, HARD_LIMIT))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT_LIMIT, HARD_LIMIT))
 
 
 @pytest.fixture(scope="module")
